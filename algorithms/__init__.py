@@ -1,0 +1,11 @@
+"""The Processing algorithms; each translates parameters to the engine and back."""
+
+from .bandstack import BandStack
+from .classareas import ClassAreas
+from .clusterraster import ClusterRaster
+from .clusterselection import ClusterSelection
+from .spectralindices import SpectralIndices
+from .stacfetch import StacFetch
+from .stacsearch import StacSearch
+
+ALGORITHMS = (StacSearch, StacFetch, BandStack, SpectralIndices, ClusterSelection, ClusterRaster, ClassAreas)

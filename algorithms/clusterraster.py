@@ -1,0 +1,64 @@
+"""k-means land cover."""
+
+from ..engine.clustering import ClusterOptions, ClusterOutputs, run_clustering
+from ..engine.indices import INDICES
+from .base import Algorithm
+
+GROUP = ("landcover", "Land cover")
+
+
+def add_feature_parameters(algorithm):
+    """Add the raster and what of it is used."""
+    algorithm.add_raster(help="A stack of bands, such as the output of Fetch bands or Stack bands.")
+    algorithm.add_text("BANDS", "Bands", "Names or numbers, comma-separated (B02,B03,B04,B08 or 1,2,3). Empty: all but SCL.")
+    algorithm.add_choices("INDICES", "Spectral indices to add", [index.name for index in INDICES])
+    algorithm.add_text("BAND_MAP", "Band map", "For indices of files without band names: red=3,nir=4.", advanced=True)
+
+
+def cluster_options(algorithm, parameters, context):
+    """ClusterOptions from the parameters."""
+    lists = {name.lower(): algorithm.texts(parameters, name, context) for name in ("BANDS", "INDICES")}
+    band_map = algorithm.parameterAsString(parameters, "BAND_MAP", context)
+    return algorithm.options(ClusterOptions, parameters, context, band_map=band_map, **lists)
+
+
+class ClusterRaster(Algorithm):
+    """Unsupervised classification."""
+
+    ID = "clusterraster"
+    TITLE = "Cluster raster"
+    GROUP = GROUP
+    TAGS = ("k-means", "unsupervised", "classification", "isodata")
+    HELP = (
+        "Groups the pixels of a raster into clusters of similar reflectance and writes a class raster with names, colours and areas.\n\n"
+        "Clusters are found by k-means (k-means++ starts, Lloyd) on a seeded sample spread over the raster; every pixel then goes to the "
+        "nearest centre. With 0 clusters the number is chosen from the elbow of the inertia curve or from the Davies-Bouldin index. "
+        "Cluster 1 is the darkest, the last the brightest; colours can be told apart with colour vision deficiency.\n\n"
+        "A pixel counts where all its bands are valid. The model (JSON) keeps centres, scaling and class names; the table (CSV) and the "
+        "report (HTML) keep the hectares per class."
+    )
+
+    def define(self):
+        add_feature_parameters(self)
+        self.add_options(ClusterOptions)
+        self.add_output_raster("OUTPUT", "Clusters")
+        self.add_output_file("OUTPUT_MODEL", "Model (JSON)", "json")
+        self.add_output_file("OUTPUT_TABLE", "Areas (CSV)", "csv")
+        self.add_output_file("OUTPUT_HTML", "Report (HTML)", "html")
+        self.add_numbers(N_CLUSTERS="Number of clusters", INERTIA="Inertia of the sample", DAVIES_BOULDIN="Davies-Bouldin index of the sample")
+
+    def run(self, parameters, context, progress):
+        source = self.raster(parameters, "INPUT", context)
+        output = self.destination(parameters, "OUTPUT", context)
+        model, table, html = (self.file(parameters, name, context) for name in ("OUTPUT_MODEL", "OUTPUT_TABLE", "OUTPUT_HTML"))
+        report = run_clustering(source, ClusterOutputs(output, model, table, html), cluster_options(self, parameters, context), progress)
+        self.style(context, output, report.legend)
+        return {
+            "OUTPUT": output,
+            "OUTPUT_MODEL": model,
+            "OUTPUT_TABLE": table,
+            "OUTPUT_HTML": html,
+            "N_CLUSTERS": report.n_clusters,
+            "INERTIA": report.inertia,
+            "DAVIES_BOULDIN": report.davies_bouldin,
+        }

@@ -1,0 +1,193 @@
+"""The one loop over the pixels of an image.
+
+A reader gives windows, an op turns a block into a block, sinks take the results in window order. Reading and computing
+run in the workers of a `concurrent.futures.Executor` (threads here; processes or a cluster work alike, for readers and ops can
+be pickled); writing, progress and cancel stay with the caller.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, TimeoutError as FutureTimeout, wait
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any, Iterable, Iterator, Protocol, Sequence
+
+import numpy as np
+
+from .grid import Grid, Window
+from .progress import Progress
+from .raster import BandInfo, OutputBand
+
+BLOCK_PX = 1024
+"""Side of a block: a multiple of the written tiles (512), and the tile size of the Sentinel-2 COGs."""
+MEMORY_BUDGET = 256 * 2**20
+"""Bytes of input that all blocks in flight may hold together."""
+POLL_S = 0.1
+"""How often a waiting run looks whether the user wants to stop."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Pixels of a window, and which of them count."""
+
+    data: np.ndarray | tuple[np.ndarray, ...]
+    """(bands, rows, cols), or one (rows, cols) array per plane where their types differ."""
+    valid: np.ndarray
+    """(rows, cols) bool; True = use."""
+    window: Window
+
+
+class Reader(Protocol):
+    """Where blocks come from."""
+
+    grid: Grid
+    bands: tuple[BandInfo, ...]
+    dtype: np.dtype
+    tile: tuple[int, int]
+
+    def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        """data (bands, rows, cols) and valid (rows, cols) of a window inside the grid."""
+
+
+class Op(Protocol):
+    """What is computed: a block in, a block of the same window out."""
+
+    halo: int
+    """Pixels needed around the window on every side; edge-replicated and invalid outside the grid."""
+    outputs: tuple[OutputBand, ...]
+    """One per plane of the result."""
+    block_size: int | None
+    """Inner window side if it must be a fixed one, else None."""
+    parallel: bool
+    """Whether it may run in several workers at once."""
+
+    def __call__(self, block: Block) -> Any: ...
+
+
+class Sink(Protocol):
+    """Where results go."""
+
+    def write(self, window: Window, planes: Sequence[np.ndarray] | np.ndarray, valid: np.ndarray) -> None:
+        """Take the result of one window; called in window order from one thread."""
+
+
+def default_workers() -> int:
+    """Threads that read and compute: the processor's cores, at most 4 (more only wait for each other)."""
+    return max(1, min(4, os.cpu_count() or 1))
+
+
+def block_windows(reader: Reader, block_size: int = BLOCK_PX) -> list[Window]:
+    """Windows that tile the reader's grid; whole rows where the file is stored in strips."""
+    grid = reader.grid
+    if reader.tile[0] >= grid.width > block_size:
+        rows = max(1, block_size * block_size // grid.width)
+        return list(grid.windows(grid.width, rows))
+    return list(grid.windows(block_size, block_size))
+
+
+def read_block(reader: Reader, window: Window, halo: int = 0) -> Block:
+    """A window of the reader with its halo: edge-replicated and invalid where it reaches beyond the grid."""
+    wanted = window.grown(halo)
+    inside = wanted.clipped(reader.grid.width, reader.grid.height)
+    data, valid = reader.read(inside)
+    if inside != wanted:
+        rows = inside.y - wanted.y, wanted.y + wanted.height - inside.y - inside.height
+        columns = inside.x - wanted.x, wanted.x + wanted.width - inside.x - inside.width
+        data = np.pad(data, ((0, 0), rows, columns), mode="edge")
+        valid = np.pad(valid, (rows, columns), mode="constant", constant_values=False)
+    return Block(data, valid, wanted)
+
+
+def compute_block(reader: Reader, op: Op | None, window: Window) -> Any:
+    """Read one window, run the op on it and cut the halo off: the unit of work that a worker gets."""
+    if op is None:
+        return read_block(reader, window)
+    result = op(read_block(reader, window, op.halo))
+    if not op.halo:
+        return result
+    inner = (..., slice(op.halo, op.halo + window.height), slice(op.halo, op.halo + window.width))
+    data = result.data
+    cut = tuple(plane[inner] for plane in data) if isinstance(data, tuple) else data[inner]
+    return replace(result, data=cut, valid=result.valid[inner], window=window)
+
+
+def iter_blocks(
+    reader: Reader,
+    op: Op | None = None,
+    *,
+    windows: Iterable[Window] | None = None,
+    block_size: int | None = None,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Any]:
+    """Results of an op (or the plain blocks) in window order, with a bounded number in flight.
+
+    An op without halo may return anything that can be pickled: samples, counts, sums.
+
+    Args:
+        windows: where to look, in order; by default windows that tile the grid.
+        block_size: side of those default windows; results do not depend on it.
+        executor: where blocks are read and computed; by default a thread pool that ends with the iteration.
+
+    Raises:
+        Cancelled: the user asked to stop.
+        EngineError: from the reader or the op; nothing is in flight any more when it arrives.
+    """
+    watch = progress or Progress()
+    side = (op.block_size if op else None) or block_size or BLOCK_PX
+    todo = list(windows) if windows is not None else block_windows(reader, side)
+    parallel = op.parallel if op else True
+    workers = default_workers() if parallel else 1
+    largest = max((w.width * w.height for w in todo), default=1) * len(reader.bands) * np.dtype(reader.dtype).itemsize
+    ahead = max(1, min(workers + 2, MEMORY_BUDGET // max(largest, 1)))
+    with ExitStack() as stack:
+        pool = executor or stack.enter_context(ThreadPoolExecutor(min(workers, ahead)))
+        flying: deque[Future[Any]] = deque()
+        stack.callback(_drain, flying)
+        upcoming = iter(todo)
+        for done in range(len(todo)):
+            while len(flying) < ahead and (window := next(upcoming, None)) is not None:
+                flying.append(pool.submit(compute_block, reader, op, window))
+            yield _wait_for(flying.popleft(), flying, watch)
+            watch.report((done + 1) / len(todo))
+
+
+def _wait_for(future: Future[Any], flying: deque[Future[Any]], progress: Progress) -> Any:
+    while True:
+        try:
+            return future.result(timeout=POLL_S)
+        except FutureTimeout:
+            if future.done():
+                return future.result()
+            try:
+                progress.check_cancelled()
+            except BaseException:
+                flying.appendleft(future)
+                raise
+
+
+def _drain(flying: deque[Future[Any]]) -> None:
+    for future in flying:
+        future.cancel()
+    wait(flying)
+
+
+def run_blocks(
+    reader: Reader,
+    op: Op,
+    sinks: Sequence[Sink],
+    *,
+    block_size: int | None = None,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Run an op over a whole raster and hand every result to all sinks.
+
+    Raises:
+        Cancelled, EngineError: as iter_blocks.
+    """
+    for block in iter_blocks(reader, op, block_size=block_size, executor=executor, progress=progress):
+        for sink in sinks:
+            sink.write(block.window, block.data, block.valid)

@@ -1,0 +1,186 @@
+"""Coordinate reference systems, areas of interest and areas on the ground."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from osgeo import ogr, osr
+
+from .errors import EngineError
+from .grid import Bounds, Grid
+
+WGS84_A_M = 6378137.0
+WGS84_E2 = 0.00669437999014
+"""Semi-major axis (m) and squared eccentricity of the WGS 84 ellipsoid (NIMA TR8350.2)."""
+
+EDGE_POINTS = 21
+"""Points a side when a rectangle goes to another CRS, so that its bulge is caught."""
+
+
+def spatial_reference(crs: str) -> osr.SpatialReference:
+    """An osr object with x = easting or longitude, from WKT, `EPSG:…` or any other text that PROJ knows.
+
+    Raises:
+        EngineError: the text is no CRS.
+    """
+    reference = osr.SpatialReference()
+    try:
+        failed = reference.SetFromUserInput(crs) != 0
+    except RuntimeError:
+        failed = True
+    if failed:
+        raise EngineError("The coordinate reference system is not known", crs[:80] or "(empty)", "give an EPSG code such as EPSG:32633")
+    reference.SetAxisMappingStrategy(osr.OAMS_TRADITIONAL_GIS_ORDER)
+    return reference
+
+
+def wkt(crs: str) -> str:
+    """The WKT of a CRS given in any form."""
+    return str(spatial_reference(crs).ExportToWkt())
+
+
+def same_crs(first: str, second: str) -> bool:
+    """Whether two CRS texts mean the same; two empty ones do."""
+    if first == second:
+        return True
+    return bool(first) and bool(second) and bool(spatial_reference(first).IsSame(spatial_reference(second)))
+
+
+def crs_name(crs: str) -> str:
+    """`EPSG:32633`, or the CRS's own name, for people."""
+    if not crs:
+        return "no CRS"
+    reference = spatial_reference(crs)
+    code = reference.GetAuthorityCode(None)
+    return f"{reference.GetAuthorityName(None)}:{code}" if code else str(reference.GetName())
+
+
+def is_geographic(crs: str) -> bool:
+    """Whether coordinates are degrees."""
+    return bool(crs) and bool(spatial_reference(crs).IsGeographic())
+
+
+def utm_crs(longitude: float, latitude: float) -> str:
+    """The WGS 84 / UTM zone of a point in degrees, as `EPSG:…`."""
+    zone = min(max(int((longitude + 180) // 6) + 1, 1), 60)
+    return f"EPSG:{(32600 if latitude >= 0 else 32700) + zone}"
+
+
+def _ring(bounds: Bounds) -> list[tuple[float, float]]:
+    x0, y0, x1, y1 = bounds
+    steps = np.linspace(0.0, 1.0, EDGE_POINTS)[:-1]
+    corners = [(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)]
+    return [
+        (ax + (bx - ax) * float(t), ay + (by - ay) * float(t))
+        for (ax, ay), (bx, by) in zip(corners[:-1], corners[1:])
+        for t in steps
+    ]
+
+
+def transform_points(points: list[tuple[float, float]], source: str, target: str) -> list[tuple[float, float]]:
+    """Points (x, y) from one CRS to another.
+
+    Raises:
+        EngineError: a point lies where the target CRS is not defined.
+    """
+    if same_crs(source, target):
+        return points
+    change = osr.CoordinateTransformation(spatial_reference(source), spatial_reference(target))
+    try:
+        moved = [(p[0], p[1]) for p in change.TransformPoints(points)]
+    except RuntimeError:
+        moved = [(math.inf, math.inf)]
+    if not all(math.isfinite(v) for p in moved for v in p):
+        raise EngineError(
+            "The area cannot be expressed in the coordinate reference system of the scene",
+            f"{crs_name(source)} -> {crs_name(target)}",
+            "give an extent that lies inside the area where both are used",
+        )
+    return moved
+
+
+def _hull(points: list[tuple[float, float]]) -> Bounds:
+    xs, ys = [p[0] for p in points], [p[1] for p in points]
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+@dataclass(frozen=True)
+class Aoi:
+    """An area of interest: a rectangle in a CRS, or a box of given size around a point."""
+
+    crs: str
+    bounds: Bounds | None = None
+    center: tuple[float, float] | None = None
+    size_km: tuple[float, float] = (10.0, 10.0)
+    """Width and height of the box around `center`."""
+
+    def __post_init__(self) -> None:
+        if self.bounds is not None and not (self.bounds[2] > self.bounds[0] and self.bounds[3] > self.bounds[1]):
+            raise EngineError("The extent has no area", f"EXTENT {self.bounds}", "draw a rectangle, or give xmin,xmax,ymin,ymax")
+
+    def bounds_in(self, crs: str) -> Bounds:
+        """The rectangle that covers the area in another CRS; around a point: a box of exactly the size asked for."""
+        if self.bounds is not None:
+            return self.bounds if same_crs(self.crs, crs) else _hull(transform_points(_ring(self.bounds), self.crs, crs))
+        if self.center is None:
+            raise EngineError("There is no area of interest", "EXTENT and CENTER", "give one of the two")
+        if is_geographic(crs):
+            return _hull(self.lonlat_ring())
+        x, y = transform_points([self.center], self.crs, crs)[0]
+        unit_m = spatial_reference(crs).GetLinearUnits() or 1.0
+        dx, dy = (500.0 * km / unit_m for km in self.size_km)
+        return x - dx, y - dy, x + dx, y + dy
+
+    def lonlat_ring(self) -> list[tuple[float, float]]:
+        """The outline in degrees, with points along the edges; not closed."""
+        if self.bounds is not None:
+            return transform_points(_ring(self.bounds), self.crs, "EPSG:4326")
+        if self.center is None:
+            raise EngineError("There is no area of interest", "EXTENT and CENTER", "give one of the two")
+        utm = utm_crs(*transform_points([self.center], self.crs, "EPSG:4326")[0])
+        return transform_points(_ring(self.bounds_in(utm)), utm, "EPSG:4326")
+
+    def lonlat_bounds(self) -> Bounds:
+        """The rectangle in degrees that covers the area."""
+        return _hull(self.lonlat_ring())
+
+    def share_inside(self, geometry: str) -> float:
+        """The share of the area, 0 to 1, that a GeoJSON geometry in degrees covers."""
+        ring = self.lonlat_ring()
+        outline = ogr.Geometry(ogr.wkbLinearRing)
+        for x, y in [*ring, ring[0]]:
+            outline.AddPoint_2D(x, y)
+        polygon = ogr.Geometry(ogr.wkbPolygon)
+        polygon.AddGeometry(outline)
+        footprint = ogr.CreateGeometryFromJson(geometry)
+        if footprint is None:
+            return 0.0
+        if not footprint.IsValid():
+            footprint = footprint.MakeValid()
+        common = polygon.Intersection(footprint)
+        return min(common.GetArea() / polygon.GetArea(), 1.0) if common is not None else 0.0
+
+
+def geometry_wkt(geojson: str) -> str:
+    """A GeoJSON geometry as WKT; empty if it is none."""
+    geometry = ogr.CreateGeometryFromJson(geojson)
+    return str(geometry.ExportToWkt()) if geometry is not None else ""
+
+
+def row_hectares(grid: Grid) -> np.ndarray:
+    """Area of one pixel in each row, hectares, shape (height,).
+
+    Projected CRS: pixel width x height in the CRS's unit. Degrees: the area on the WGS 84 ellipsoid between two
+    parallels (Snyder 1987, Map Projections, eq. 3-12 and 14-18, the authalic q). Without a CRS pixels are taken as metres.
+    """
+    if not is_geographic(grid.crs):
+        unit_m = spatial_reference(grid.crs).GetLinearUnits() if grid.crs else 1.0
+        width, height = grid.pixel_size
+        return np.full(grid.height, width * height * unit_m**2 / 1e4)
+    edges = grid.geotransform[3] + grid.geotransform[5] * np.arange(grid.height + 1)
+    sine = np.sin(np.radians(np.clip(edges, -90, 90)))
+    e = math.sqrt(WGS84_E2)
+    q = (1 - WGS84_E2) * (sine / (1 - WGS84_E2 * sine**2) + np.arctanh(e * sine) / e)
+    return np.abs(np.diff(q)) * WGS84_A_M**2 / 2 * math.radians(grid.pixel_size[0]) / 1e4

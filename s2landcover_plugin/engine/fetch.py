@@ -1,0 +1,285 @@
+"""Reading the bands of an area of interest from the scenes of a catalog, by windows."""
+
+from __future__ import annotations
+
+import json
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Callable
+
+from . import http, sentinel2
+from .blocks import POLL_S
+from .crs import Aoi, is_geographic, same_crs, spatial_reference, wkt
+from .errors import EngineError
+from .files import OutputFiles
+from .grid import Grid, Window
+from .options import check_options, option
+from .progress import Progress
+from .radiometry import decide
+from .raster import REMOTE_DRIVERS, copy_window, describe
+from .stac import Scene, SearchOptions, band_assets, catalog_address, find_scenes, least_cloudy
+from .stack import (
+    OFFSET_POLICIES,
+    RESAMPLING_OPTION_HELP,
+    RESAMPLINGS,
+    RESOLUTIONS,
+    BandSource,
+    stack_grid,
+    stack_metadata,
+    write_stack,
+)
+from .version import VERSION
+
+CONNECTIONS = 8
+"""Bands read at the same time."""
+MARGIN_PX = 2
+"""Pixels read around the area of bands that are resampled, so that they have their neighbours (cubic reaches 2)."""
+METRES_PER_DEGREE = 111_320.0
+"""Length of a degree along a meridian, rounded; sets the pixel size of outputs in degrees."""
+COVERAGE = 0.75
+"""Scenes that cover at least this share of what the best one covers compete by cloud cover alone."""
+
+
+@dataclass(frozen=True)
+class FetchOptions:
+    """What is read of a scene, and how it becomes a stack."""
+
+    bands: tuple[str, ...] = option(("B02", "B03", "B04", "B08"), "Bands", choices=(*sentinel2.L2A_BANDS, "SCL"), multiple=True)
+    resolution: str = option("10", "Resolution (m)", "Grid of the 10, 20 or 60 m bands of the scene.", choices=RESOLUTIONS)
+    selection: str = option(
+        "least-cloudy",
+        "Which scene",
+        "least-cloudy: the scene with the smallest cloud cover among those that cover the area. newest: the latest of them.",
+        choices=("least-cloudy", "newest"),
+    )
+    mask_clouds: bool = option(False, "Mask clouds", "Set the scene classes chosen below to nodata.")
+    mask_classes: tuple[str, ...] = option(
+        tuple(str(code) for code in sentinel2.CLOUD_CLASSES),
+        "Scene classes to mask",
+        "Codes of the scene classification: " + ", ".join(f"{code} {name}" for code, name in sentinel2.SCL_CLASSES.items()) + ".",
+        choices=tuple(str(code) for code in sentinel2.SCL_CLASSES if code),
+        multiple=True,
+        advanced=True,
+    )
+    offset_policy: str = option(
+        "auto",
+        "BOA offset",
+        "auto: decided for each scene and band from what the provider states. apply: subtract 1000 from every DN. none: leave the DN.",
+        choices=OFFSET_POLICIES,
+        advanced=True,
+    )
+    resampling: str = option("bilinear", "Resampling", RESAMPLING_OPTION_HELP, choices=RESAMPLINGS, advanced=True)
+    max_megabytes: int = option(
+        4000, "Largest download (MB)", "Uncompressed size of what is to be read; larger areas are refused before anything is read.", min=1, max=1_000_000, advanced=True
+    )
+
+
+@dataclass(frozen=True)
+class FetchReport:
+    """What was fetched."""
+
+    scene: Scene
+    bands: tuple[str, ...]
+    grid: Grid
+    valid_share: float
+    bytes_read: int
+
+
+@dataclass(frozen=True)
+class _Mask:
+    resampling: str
+    mask_classes: tuple[int, ...]
+
+
+def choose_scene(scenes: list[Scene], selection: str, progress: Progress) -> Scene:
+    """One scene out of those found: enough of the area covered first, then cloud cover or date."""
+    best = max(scene.aoi_share for scene in scenes)
+    enough = [scene for scene in scenes if scene.aoi_share >= COVERAGE * best]
+    key = least_cloudy if selection == "least-cloudy" else lambda s: (0.0, least_cloudy(s)[1])
+    scene = min(enough, key=key)
+    cloud = "unknown" if scene.cloud_cover is None else f"{scene.cloud_cover:.2f} %"
+    progress.info(f"Scene {scene.id} of {scene.datetime} chosen from {len(scenes)}: cloud cover {cloud}, {100 * scene.aoi_share:.1f} % of the area.")
+    if scene.aoi_share < 0.999:
+        progress.warn(f"The scene {scene.id} covers {100 * scene.aoi_share:.1f} % of the area; the rest is nodata.")
+    return scene
+
+
+def run_fetch(search: SearchOptions, options: FetchOptions, aoi: Aoi, output: str, ledger: str, target_crs: str, progress: Progress) -> FetchReport:
+    """Find scenes, choose one, and write the bands of the area as one stack.
+
+    Args:
+        ledger: JSON with every decision, empty: none.
+        target_crs: CRS of the output, empty: the scene's own.
+
+    Raises:
+        EngineError: no scene, a missing band, an unreachable server, an area that is too large, or no valid pixel in it.
+        Cancelled: the user asked to stop.
+    """
+    check_options(options)
+    if not options.bands:
+        raise EngineError("No band is chosen", "BANDS", "choose at least one band")
+    scenes = find_scenes(search, aoi, progress.part(0, 0.1))
+    if not scenes:
+        raise _no_scene(search)
+    scene = choose_scene(scenes, options.selection, progress)
+    with OutputFiles() as files, http.gdal_network():
+        before = http.bytes_downloaded()
+        folder = files.folder(output)
+        grid, local, decided = _fetch_bands(scene, options, aoi, target_crs, folder, catalog_address(search), progress.part(0.1, 0.7))
+        spent = http.bytes_downloaded() - before
+        sources = [local[name] for name in options.bands]
+        scl = local.get(sentinel2.SCL) if options.mask_clouds else None
+        facts = {
+            "S2LC_SCENES": scene.id,
+            "S2LC_DATETIME": scene.datetime,
+            "S2LC_PARAMETERS": json.dumps({**asdict(search), **asdict(options)}),
+        }
+        mask = _Mask(options.resampling, tuple(int(code) for code in options.mask_classes))
+        share = write_stack(sources, scl, grid, files.path(output), mask, stack_metadata("stacfetch", sources, facts), progress.part(0.7, 1.0))
+        if share == 0:
+            raise EngineError("The scene has no valid pixel in the area", scene.id, "choose another date or a larger cloud cover, or switch MASK_CLOUDS off")
+        report = FetchReport(scene, options.bands, grid, share, spent)
+        if ledger:
+            files.write_text(ledger, _ledger(report, scenes, decided, catalog_address(search)))
+    progress.info(f"{spent / 1e6:.2f} MB read over the network.")
+    return report
+
+
+def _no_scene(search: SearchOptions) -> EngineError:
+    dates = f"{search.start_date[:10] or 'any date'} to {search.end_date[:10] or 'any date'}"
+    where = f"{catalog_address(search)}, collection {search.collection or 'sentinel-2-l2a'}, {dates}, cloud cover up to {search.max_cloud_cover:g} %"
+    if search.scene_ids:
+        where = f"{catalog_address(search)}, SCENE_IDS {', '.join(search.scene_ids)}"
+    return EngineError("No scene was found for the area", where, "choose other dates, a larger cloud cover, or an area that the catalog covers")
+
+
+def _needed(options: FetchOptions) -> list[str]:
+    extra = [sentinel2.SCL] if options.mask_clouds and sentinel2.SCL not in options.bands else []
+    return [*options.bands, *extra]
+
+
+def _fetch_bands(
+    scene: Scene, options: FetchOptions, aoi: Aoi, target_crs: str, folder: str, catalog: str, progress: Progress
+) -> tuple[Grid, dict[str, BandSource], dict[str, Any]]:
+    """Copy the window of every band into `folder`, several at a time.
+
+    Returns:
+        the output grid, band sources over the local copies, and the decisions for the ledger.
+    """
+    assets = band_assets(scene, _needed(options))
+    paths = {name: http.gdal_path(asset.href, catalog) for name, asset in assets.items()}
+    decisions = {name: decide(scene.properties, asset.asset, scene.product, options.offset_policy) for name, asset in assets.items()}
+    for name, decision in decisions.items():
+        if not decision.certain and name != sentinel2.SCL:
+            progress.warn(f"{scene.id} {name}: {decision.reason}. Set OFFSET_POLICY if you know better.")
+    shares = dict.fromkeys(paths, 0.0)
+    stopped = threading.Event()
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        try:
+            grids = _gather({name: pool.submit(_grid_of, path) for name, path in paths.items()}, progress, shares)
+            grid = _output_grid(grids, options, aoi, target_crs)
+            windows = {name: _window_for(grid, each, name, options, scene.id) for name, each in grids.items()}
+            _refuse_huge(sum(w.width * w.height for w in windows.values()), options.max_megabytes)
+            copies = {}
+            for name, path in paths.items():
+                watch = _watcher(shares, name, stopped)
+                copies[name] = pool.submit(copy_window, path, windows[name], _local(folder, name), watch)
+            _gather(copies, progress, shares)
+        finally:
+            stopped.set()
+    local = {name: BandSource(name, describe(_local(folder, name)), 1, decisions[name]) for name in paths}
+    ledger = {
+        name: {"href": assets[name].href, "gain": d.gain, "add_dn": d.add_dn, "reason": d.reason, "evidence": d.evidence, "certain": d.certain}
+        for name, d in decisions.items()
+        if name != sentinel2.SCL
+    }
+    return grid, local, ledger
+
+
+def _local(folder: str, name: str) -> str:
+    return str(Path(folder) / f"{name}.tif")
+
+
+def _watcher(shares: dict[str, float], name: str, stopped: threading.Event) -> Callable[[float], bool]:
+    def watch(share: float) -> bool:
+        shares[name] = share
+        return not stopped.is_set()
+
+    return watch
+
+
+def _gather(futures: dict[str, Future[Any]], progress: Progress, shares: dict[str, float]) -> dict[str, Any]:
+    """Results of all futures; the first failure is raised at once. Progress and cancel stay responsive."""
+    pending = set(futures.values())
+    while pending:
+        progress.report(sum(shares.values()) / len(shares))
+        done, pending = wait(pending, timeout=POLL_S)
+        for future in done:
+            future.result()
+    return {name: future.result() for name, future in futures.items()}
+
+
+def _grid_of(path: str) -> Grid:
+    return describe(path, REMOTE_DRIVERS).grid
+
+
+def _window_for(grid: Grid, band_grid: Grid, name: str, options: FetchOptions, scene_id: str) -> Window:
+    """The pixels of a band file that the output needs; a margin only where they are resampled."""
+    bounds = Aoi(grid.crs, grid.bounds).bounds_in(band_grid.crs)
+    window = band_grid.window_of(bounds)
+    moved = not same_crs(grid.crs, band_grid.crs)
+    interpolated = name != sentinel2.SCL and options.resampling != "nearest" and band_grid.pixel_size[0] > grid.pixel_size[0] * 1.001
+    inside = window.clipped(band_grid.width, band_grid.height)
+    if not inside.width or not inside.height:
+        raise EngineError("The area lies outside the scene", scene_id, "choose an area that overlaps the scene")
+    return inside.grown(MARGIN_PX).clipped(band_grid.width, band_grid.height) if moved or interpolated else inside
+
+
+def _refuse_huge(pixels: int, limit_mb: int) -> None:
+    needed = 2 * pixels / 1e6
+    if needed > limit_mb:
+        raise EngineError(
+            f"The area needs {needed:,.0f} MB, more than the {limit_mb:,} MB allowed",
+            "MAX_MEGABYTES",
+            "choose a smaller area or fewer bands, or raise the limit",
+        )
+
+
+def _output_grid(grids: dict[str, Grid], options: FetchOptions, aoi: Aoi, target_crs: str) -> Grid:
+    """The area on the scene's own grid, or on a grid of the same pixel size in another CRS."""
+    base = stack_grid({name: grids[name] for name in options.bands}, int(options.resolution))
+    if target_crs and not same_crs(target_crs, base.crs):
+        base = _lattice_in(target_crs, base)
+    grid = base.cropped(base.window_of(aoi.bounds_in(base.crs)))
+    _refuse_huge(grid.width * grid.height * len(options.bands), options.max_megabytes)
+    return grid
+
+
+def _lattice_in(crs: str, base: Grid) -> Grid:
+    """A grid in another CRS from its origin, with the pixel size of `base` on the ground (degrees: along a meridian)."""
+    metres = base.pixel_size[0] * spatial_reference(base.crs).GetLinearUnits()
+    unit_m = METRES_PER_DEGREE if is_geographic(crs) else spatial_reference(crs).GetLinearUnits()
+    return Grid(wkt(crs), (0.0, metres / unit_m, 0.0, 0.0, 0.0, -metres / unit_m), 1, 1)
+
+
+def _ledger(report: FetchReport, scenes: list[Scene], decided: dict[str, Any], catalog: str) -> str:
+    """What was found, what was chosen and why, as JSON."""
+    document = {
+        "version": VERSION,
+        "catalog": catalog,
+        "scene": {
+            "id": report.scene.id,
+            "datetime": report.scene.datetime,
+            "cloud_cover": report.scene.cloud_cover,
+            "tile": report.scene.tile,
+            "processing_baseline": report.scene.baseline,
+            "share_of_area": round(report.scene.aoi_share, 6),
+        },
+        "found": [{"id": s.id, "datetime": s.datetime, "cloud_cover": s.cloud_cover, "share_of_area": round(s.aoi_share, 6)} for s in scenes],
+        "bands": decided,
+        "valid_share": report.valid_share,
+        "bytes_read": report.bytes_read,
+    }
+    return json.dumps(document, indent=1) + "\n"

@@ -1,0 +1,38 @@
+"""The one place that asks for packages which QGIS does not bring along."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from .errors import EngineError
+
+DISTRIBUTIONS = {
+    "sklearn": "scikit-learn",
+    "cv2": "opencv-python-headless",
+    "onnxruntime": "onnxruntime",
+    "pystac_client": "pystac-client",
+    "pystac": "pystac-client",
+    "threadpoolctl": "scikit-learn",
+    "matplotlib": "matplotlib",
+    "jinja2": "Jinja2",
+    "requests": "requests",
+}
+"""Import name -> name of the package to install."""
+
+
+def require(module: str) -> ModuleType:
+    """Import a package (or a submodule, `sklearn.cluster`) or say how to get it.
+
+    Raises:
+        EngineError: it is not installed, or does not work in this Python.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as err:
+        package = DISTRIBUTIONS.get(module.split(".")[0], module)
+        raise EngineError(
+            f"The Python package {package} cannot be imported",
+            str(err),
+            f"install it for the Python of QGIS (python3 -m pip install {package}; on Debian and Ubuntu the README names the apt package)",
+        ) from err

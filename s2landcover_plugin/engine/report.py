@@ -1,0 +1,176 @@
+"""HTML reports: one file each, with everything in it, readable offline. Charts by matplotlib, pages by Jinja2."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Sequence
+
+import numpy as np
+
+from .legend import LegendClass
+from .packages import require
+from .raster import read_preview
+from .version import VERSION
+
+if TYPE_CHECKING:
+    from .areas import AreaReport
+    from .clustering import ClusterModel, ClusterReport
+    from .selection import Selection
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def render(template: str, **values: Any) -> str:
+    """A page from a template; every value is escaped, because names in files are other people's text."""
+    jinja2 = require("jinja2")
+    loader = jinja2.FileSystemLoader(str(TEMPLATES))
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return str(environment.get_template(template).render(version=VERSION, **values))
+
+
+def _figure(width_in: float, height_in: float) -> Any:
+    figure = require("matplotlib.figure").Figure(figsize=(width_in, height_in), layout="constrained")
+    require("matplotlib.backends.backend_agg").FigureCanvasAgg(figure)
+    return figure
+
+
+def _data_uri(figure: Any) -> str:
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
+    return "data:image/png;base64," + base64.b64encode(picture.getvalue()).decode("ascii")
+
+
+def quicklook(path: str, legend: Sequence[LegendClass]) -> str:
+    """The class map as a picture (data URI); nodata is light grey."""
+    codes = read_preview(path, [1])[0]
+    lookup = np.full((65536, 3), 235, np.uint8)
+    for each in legend:
+        lookup[each.code] = each.rgb
+    height, width = codes.shape
+    scale = 6.4 / max(width, height)
+    figure = require("matplotlib.figure").Figure(figsize=(width * scale, height * scale))
+    require("matplotlib.backends.backend_agg").FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.axis("off")
+    axes.imshow(lookup[codes], interpolation="nearest", aspect="auto")
+    return _data_uri(figure)
+
+
+def area_chart(legend: Sequence[LegendClass], hectares: Sequence[float]) -> str:
+    """Horizontal bars, one per class in its colour, with hectares and percent."""
+    figure = _figure(6.4, max(1.2, 0.34 * len(legend) + 0.7))
+    axes = figure.subplots()
+    total = sum(hectares) or 1.0
+    bars = axes.barh(range(len(legend)), hectares, color=[each.hex for each in legend], edgecolor="#444444", linewidth=0.5)
+    axes.bar_label(bars, [f"{ha:,.1f} ha ({100 * ha / total:.1f} %)" for ha in hectares], padding=4, fontsize=9)
+    axes.set_yticks(range(len(legend)), [each.name if len(each.name) < 40 else each.name[:37] + "…" for each in legend], parse_math=False)
+    axes.invert_yaxis()
+    axes.set_xlim(0, (max(hectares, default=0.0) or 1.0) * 1.35)
+    axes.set_xlabel("hectares")
+    axes.spines[["top", "right"]].set_visible(False)
+    return _data_uri(figure)
+
+
+def selection_chart(selection: Selection) -> str:
+    """Inertia and Davies-Bouldin index against the number of clusters, with the choices marked."""
+    figure = _figure(8.4, 3.3)
+    left, right = figure.subplots(1, 2)
+    ks = list(selection.fits)
+    curves = (
+        (left, [f.inertia for f in selection.fits.values()], "Inertia (smaller is tighter)", selection.elbow_k, "elbow"),
+        (right, [f.davies_bouldin for f in selection.fits.values()], "Davies-Bouldin index (smaller is better)", selection.davies_bouldin_k, "minimum"),
+    )
+    for axes, values, title, best, label in curves:
+        axes.plot(ks, values, color="#332288", marker="o", markersize=4)
+        axes.plot([best], [values[ks.index(best)]], "o", markersize=12, markerfacecolor="none", markeredgecolor="#cc3311", markeredgewidth=2)
+        axes.annotate(f"{label}: k = {best}", (best, values[ks.index(best)]), xytext=(10, 12), textcoords="offset points", color="#cc3311")
+        if best != selection.chosen:
+            axes.axvline(selection.chosen, color="#888888", linestyle=":", linewidth=1)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("number of clusters k")
+        axes.xaxis.set_major_locator(require("matplotlib.ticker").MaxNLocator(integer=True))
+        axes.margins(y=0.15)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    return _data_uri(figure)
+
+
+def spectra_chart(model: ClusterModel, legend: Sequence[LegendClass]) -> str:
+    """Reflectance of every cluster centre against wavelength; empty if fewer than two bands have a known wavelength."""
+    known = [(f.wavelength_um, i) for i, f in enumerate(model.features) if f.wavelength_um is not None]
+    if len(known) < 2:
+        return ""
+    known.sort()
+    columns = [i for _, i in known]
+    nanometres = [1000 * w for w, _ in known if w is not None]
+    figure = _figure(8.4, 3.6)
+    axes = figure.subplots()
+    for each, center in zip(legend, model.centers):
+        axes.plot(nanometres, center[columns], color=each.hex, marker="o", markersize=3.5, label=each.name)
+    axes.set_xlabel("wavelength (nm)")
+    axes.set_ylabel("reflectance")
+    top = axes.secondary_xaxis("top")
+    top.set_xticks(nanometres, [model.features[i].name for i in columns], fontsize=7, rotation=90)
+    axes.spines[["right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return _data_uri(figure)
+
+
+def _rows(legend: Sequence[LegendClass], pixels: Sequence[int], hectares: Sequence[float]) -> list[dict[str, Any]]:
+    total = sum(hectares) or 1.0
+    return [
+        {"code": c.code, "name": c.name, "color": c.hex, "pixels": n, "hectares": ha, "percent": 100 * ha / total}
+        for c, n, ha in zip(legend, pixels, hectares)
+    ]
+
+
+def area_report_html(report: AreaReport, source: str) -> str:
+    """The page of `classareas`."""
+    return render(
+        "areas.html",
+        title="Class areas",
+        source=Path(source).name,
+        quicklook=quicklook(source, report.legend),
+        chart=area_chart(report.legend, report.hectares),
+        rows=_rows(report.legend, report.pixels, report.hectares),
+        total=report.total_hectares,
+    )
+
+
+def cluster_report_html(report: ClusterReport, model: ClusterModel, raster: str, provenance: dict[str, str]) -> str:
+    """The page of `clusterraster`."""
+    settings = {name: value for name, value in json.loads(provenance["S2LC_PARAMETERS"]).items()}
+    return render(
+        "clusters.html",
+        title="Land-cover clusters",
+        source=provenance["S2LC_INPUT"],
+        scenes=provenance.get("S2LC_SCENES", ""),
+        quicklook=quicklook(raster, report.legend),
+        chart=area_chart(report.legend, report.hectares),
+        rows=_rows(report.legend, report.pixels, report.hectares),
+        total=sum(report.hectares),
+        selection=report.selection,
+        curves=selection_chart(report.selection) if report.selection else "",
+        spectra=spectra_chart(model, report.legend),
+        features=[feature.name for feature in model.features],
+        report=report,
+        sample_size=model.sample_size,
+        settings=settings,
+    )
+
+
+def selection_report_html(selection: Selection, source: str, sample_size: int, features: Sequence[str]) -> str:
+    """The page of `clusterselection`."""
+    return render(
+        "selection.html",
+        title="Number of clusters",
+        source=Path(source).name,
+        selection=selection,
+        curves=selection_chart(selection),
+        sample_size=sample_size,
+        features=features,
+    )

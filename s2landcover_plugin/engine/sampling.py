@@ -1,0 +1,131 @@
+"""A seeded, spatially stratified sample of pixels, read from a few places of a raster."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from .blocks import Block, Reader, iter_blocks
+from .errors import EngineError
+from .features import FeatureSpace
+from .grid import Grid, Window
+from .progress import Progress
+
+CELL_PX = 1024
+"""Side of the cells that are read whole: the tile size of the Sentinel-2 COGs, whatever tiles the file really has."""
+CELLS = 24
+"""Cells read of a large raster: a fifth of a full tile. Smaller rasters are read whole."""
+OVERSUPPLY = 4
+"""A cell offers up to this many times its even share, for the cells that have less."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Pixels for fitting and for judging.
+
+    Attributes:
+        values: (n, n_features) float64.
+        valid_share: share of valid pixels in the cells that were read.
+    """
+
+    values: np.ndarray
+    valid_share: float
+
+
+@dataclass(frozen=True)
+class _Offer:
+    """What one cell has to give: values (n_features, n), number of valid pixels, number of pixels."""
+
+    values: np.ndarray
+    n_valid: int
+    n_pixels: int
+
+
+class _PickPixels:
+    """Valid pixels of a block in an order drawn from the seed and the block's place; at most `limit` of them."""
+
+    halo = 0
+    outputs = ()
+    block_size = None
+    parallel = True
+
+    def __init__(self, space: FeatureSpace, seed: int, limit: int) -> None:
+        self.space = space
+        self.seed = seed
+        self.limit = limit
+
+    def __call__(self, block: Block) -> _Offer:
+        data = np.asarray(block.data).reshape(len(block.data), -1)
+        where = np.flatnonzero(block.valid)
+        order = np.random.default_rng((self.seed, block.window.x, block.window.y)).permutation(len(where))[: self.limit]
+        values = self.space.values(data[:, where[order]])
+        usable = np.isfinite(values).all(axis=0)
+        return _Offer(values[:, usable], len(where), block.valid.size)
+
+
+def sample_cells(grid: Grid, seed: int) -> list[Window]:
+    """The cells in the order they are to be read: one from each stratum of the raster first, then the rest.
+
+    Strata are a 6 x 4 division of the cells; within a stratum the order is random, from the seed.
+    """
+    cells = list(grid.windows(CELL_PX, CELL_PX))
+    if len(cells) <= CELLS:
+        return cells
+    columns, rows = math.ceil(grid.width / CELL_PX), math.ceil(grid.height / CELL_PX)
+    across, down = min(6, columns), min(CELLS // min(6, columns), rows)
+    shuffled = [cells[i] for i in np.random.default_rng(seed).permutation(len(cells))]
+    rank: dict[tuple[int, int], int] = {}
+    keyed = []
+    for position, cell in enumerate(shuffled):
+        stratum = (cell.x // CELL_PX * across // columns, cell.y // CELL_PX * down // rows)
+        rank[stratum] = rank.get(stratum, -1) + 1
+        keyed.append((rank[stratum], position, cell))
+    return [cell for _, _, cell in sorted(keyed, key=lambda item: item[:2])]
+
+
+def draw_sample(reader: Reader, space: FeatureSpace, size: int, seed: int, progress: Progress) -> Sample:
+    """Draw up to `size` valid pixels, spread over the raster in proportion to where valid pixels are.
+
+    The same seed, raster and size give the same sample, whatever the file's tiles, the block size or the number of threads.
+
+    Raises:
+        EngineError: the raster has no valid pixel.
+    """
+    cells = sample_cells(reader.grid, seed)
+    planned = min(len(cells), CELLS)
+    limit = max(1, OVERSUPPLY * math.ceil(size / planned))
+    offers: list[np.ndarray] = []
+    counts: list[int] = []
+    seen = 0
+    picks = iter_blocks(reader, _PickPixels(space, seed, limit), windows=cells, progress=progress)
+    for number, offer in enumerate(picks, 1):
+        seen += offer.n_pixels
+        if offer.values.shape[1]:
+            offers.append(offer.values)
+            counts.append(offer.n_valid)
+        if number >= planned and sum(values.shape[1] for values in offers) >= size:
+            break
+    picks.close()
+    if not offers:
+        raise EngineError("The raster has no valid pixel", getattr(reader, "path", "INPUT"), "choose an area or a date with data; 0 and the nodata value are not used")
+    takes = _shares(counts, [offer.shape[1] for offer in offers], size)
+    values = np.concatenate([offer[:, :take] for offer, take in zip(offers, takes)], axis=1)
+    return Sample(np.ascontiguousarray(values.T), sum(counts) / max(seen, 1))
+
+
+def _shares(counts: list[int], offered: list[int], size: int) -> list[int]:
+    """How many to take of each offer: in proportion to the counts, never more than offered, `size` in all if there are as many."""
+    takes = [0] * len(counts)
+    left = min(size, sum(offered))
+    while left > 0:
+        open_cells = [i for i in range(len(counts)) if takes[i] < offered[i]]
+        total = sum(counts[i] for i in open_cells)
+        added = 0
+        for i in open_cells:
+            more = min(offered[i] - takes[i], max(1, left * counts[i] // total), left - added)
+            takes[i] += more
+            added += more
+        left -= added
+    return takes

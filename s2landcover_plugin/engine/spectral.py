@@ -1,0 +1,73 @@
+"""Spectral indices of a raster, written as one band each."""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+import numpy as np
+
+from . import indices
+from .blocks import Block, run_blocks
+from .errors import EngineError
+from .features import FeatureSpace, feature_reader
+from .files import OutputFiles
+from .grid import Window
+from .progress import Progress
+from .raster import OutputBand, RasterWriter, describe
+from .version import VERSION
+
+
+class IndexOp:
+    """Index features of a block; a pixel is valid per index, NaN elsewhere. Can be sent to another process."""
+
+    halo = 0
+    block_size = None
+    parallel = True
+
+    def __init__(self, space: FeatureSpace) -> None:
+        self.space = space
+        self.outputs = tuple(OutputBand(feature.name, "float32", indices.NODATA) for feature in space.features)
+
+    def __call__(self, block: Block) -> Block:
+        data = np.asarray(block.data)
+        values = self.space.indices_of(data.reshape(len(data), -1), "float64").astype(np.float32)
+        values = values.reshape(len(values), *block.valid.shape)
+        undefined = block.valid & ~np.isfinite(values)
+        values[undefined] = indices.NODATA
+        return Block(values, block.valid, block.window)
+
+
+class UndefinedTally:
+    """A sink that counts valid pixels where an index is undefined."""
+
+    def __init__(self) -> None:
+        self.pixels = 0
+        self.valid = 0
+
+    def write(self, window: Window, planes: Sequence[np.ndarray] | np.ndarray, valid: np.ndarray) -> None:
+        """Count one window."""
+        self.valid += int(np.count_nonzero(valid))
+        self.pixels += sum(int(np.count_nonzero(valid & (plane == indices.NODATA))) for plane in planes)
+
+
+def run_indices(source: str, names: Sequence[str], band_map: str, output: str, progress: Progress) -> int:
+    """Write spectral indices of a raster; returns how many pixels are undefined, over all indices.
+
+    Raises:
+        EngineError: no index is named, a band is missing, or the raster has no valid pixel.
+    """
+    if not names:
+        raise EngineError("No index is chosen", "INDICES", f"use {', '.join(indices.BY_NAME)}")
+    info = describe(source)
+    reader, space = feature_reader(info, (), names, band_map, progress, with_bands=False)
+    op, tally = IndexOp(space), UndefinedTally()
+    metadata = {"S2LC_ALGORITHM": "spectralindices", "S2LC_VERSION": VERSION}
+    metadata |= {key: info.metadata[key] for key in ("S2LC_SCENES", "S2LC_DATETIME") if key in info.metadata}
+    with OutputFiles() as files:
+        with RasterWriter(files.path(output), reader.grid, op.outputs, metadata=metadata) as writer:
+            run_blocks(reader, op, [writer, tally], progress=progress)
+        if not tally.valid:
+            raise EngineError("The raster has no valid pixel", source, "choose an area or a date with data; 0 and the nodata value are not used")
+    if tally.pixels:
+        progress.warn(f"{tally.pixels} index values are undefined (division by zero) and became nodata.")
+    return tally.pixels
