@@ -163,6 +163,20 @@ class Aoi:
         return min(common.GetArea() / polygon.GetArea(), 1.0) if common is not None else 0.0
 
 
+def source_pixels_per_pixel(target: Grid, source: Grid) -> tuple[float, float]:
+    """How many source pixels one target pixel is wide and high, at the target's centre; within 10 % of 1 counts as 1."""
+    if same_crs(target.crs, source.crs):
+        ratios = [t / s for t, s in zip(target.pixel_size, source.pixel_size)]
+    else:
+        x0, y0, x1, y1 = target.bounds
+        x, y, (dx, dy) = (x0 + x1) / 2, (y0 + y1) / 2, target.pixel_size
+        moved = transform_points([(x, y), (x + dx, y), (x, y + dy)], target.crs, source.crs)
+        here, right, up = (source.position(*point) for point in moved)
+        ratios = [math.dist(here, right), math.dist(here, up)]
+    width, height = (1.0 if abs(ratio - 1) < 0.1 else ratio for ratio in ratios)
+    return width, height
+
+
 def geometry_wkt(geojson: str) -> str:
     """A GeoJSON geometry as WKT; empty if it is none."""
     geometry = ogr.CreateGeometryFromJson(geojson)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from typing import Any, Iterator
 from urllib.parse import urljoin, urlsplit
 
@@ -111,10 +112,10 @@ def read_json(address: str) -> Any:
             return reply.json()
         with open(address, encoding="utf-8") as file:
             return json.load(file)
-    except OSError as err:  # requests' exceptions are OSErrors too
-        raise EngineError(f"The catalog cannot be read ({_short(err)})", address, "check the address and the connection") from err
-    except ValueError as err:
+    except ValueError as err:  # first: requests' JSON error is an OSError too
         raise EngineError("The catalog does not answer with JSON", address, "give the address of a STAC API, or of a STAC ItemCollection") from err
+    except OSError as err:
+        raise EngineError(f"The catalog cannot be read ({_short(err)})", address, "check the address and the connection") from err
 
 
 def _short(err: BaseException) -> str:
@@ -122,7 +123,8 @@ def _short(err: BaseException) -> str:
     reason: Any = err
     while getattr(reason, "args", None) and isinstance(reason.args[0], BaseException):
         reason = reason.args[0]
-    return str(getattr(reason, "reason", reason) or type(reason).__name__)[:160]
+    text = str(getattr(reason, "reason", reason) or type(reason).__name__)
+    return re.sub(r"<[^>]* object at 0x[0-9a-f]+>: ", "", text)[:160]
 
 
 def unreachable(err: BaseException, address: str) -> EngineError:

@@ -11,7 +11,7 @@ from typing import Any, Iterator, Sequence
 import numpy as np
 from osgeo import gdal
 
-from .crs import same_crs
+from .crs import same_crs, source_pixels_per_pixel
 from .errors import EngineError
 from .grid import Grid, Window
 from .legend import LegendClass
@@ -180,7 +180,7 @@ class RasterReader:
         self.need_all = need_all
         self._nodata = tuple(nodata if band.nodata is None else band.nodata for band in self.bands)
         self._offset = self.grid.offset_in(info.grid) if same_crs(self.grid.crs, info.grid.crs) else None
-        self._size = info.grid.width, info.grid.height
+        self._file_grid = info.grid
         self._open = threading.local()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -208,7 +208,7 @@ class RasterReader:
     def _shifted(self, window: Window) -> np.ndarray:
         columns, rows = self._offset or (0, 0)
         source = Window(window.x + columns, window.y + rows, window.width, window.height)
-        inside = source.clipped(*self._size)
+        inside = source.clipped(self._file_grid.width, self._file_grid.height)
         if inside == source:
             return self._fetch(self._dataset(), source)
         data = np.empty((len(self.bands), window.height, window.width), self.dtype)
@@ -275,13 +275,20 @@ class RasterReader:
                     height=self.grid.height,
                     resampleAlg=self.resampling,
                     errorThreshold=0,
+                    overviewLevel="NONE",
                     srcNodata=" ".join(str(v) for v in values) if any(n is not None for n in self._nodata) else None,
                     dstNodata=" ".join(str(v) for v in values),
-                    warpOptions=["UNIFIED_SRC_NODATA=NO"],
+                    warpOptions=["UNIFIED_SRC_NODATA=NO", *self._scale_options()],
                 )
             if self._open.warped is None:
                 raise EngineError(f"The raster cannot be brought to the output's grid ({_cause()})", self.path, "check its CRS")
         return self._open.warped
+
+
+    def _scale_options(self) -> list[str]:
+        """The kernel's width for the whole grid: GDAL would guess it anew for every chunk, from the chunk's shape."""
+        columns, rows = source_pixels_per_pixel(self.grid, self._file_grid)
+        return [f"XSCALE={1 / columns:.9g}", f"YSCALE={1 / rows:.9g}"]
 
 
 class StackedReader:

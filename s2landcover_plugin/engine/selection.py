@@ -85,13 +85,15 @@ def count_distinct(values: np.ndarray, enough: int) -> int:
     return 0
 
 
-def knee(ks: list[int], values: list[float]) -> int:
-    """The knee of a falling, convex curve: the point farthest below the chord from its first to its last point.
+def knee(ks: list[int], inertias: list[float]) -> int:
+    """The knee of the inertia curve: the point of its logarithm farthest below the chord from its first to its last point.
 
-    Satopaa et al. 2011, Finding a "Kneedle" in a haystack (ICDCS workshops), for a discrete curve without smoothing.
+    Satopaa et al. 2011, Finding a "Kneedle" in a haystack (ICDCS workshops), for a discrete curve without smoothing. The logarithm,
+    because what counts is by how much one more cluster lowers the inertia in proportion: on the plain curve the first split, of water
+    from land say, hides all later ones.
     """
     x = np.asarray(ks, float)
-    y = np.asarray(values, float)
+    y = np.log(np.maximum(inertias, 1e-9 * max(inertias[0], 1e-300)))
     if len(x) < 3 or y[0] <= y[-1]:
         return ks[0]
     below = (1 - (x - x[0]) / (x[-1] - x[0])) - (y - y[-1]) / (y[0] - y[-1])

@@ -200,8 +200,9 @@ def _search(address: str, options: SearchOptions, aoi: Aoi, start: str, end: str
     count = 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        transport = http.stac_io()
         try:
-            client = client_module.Client.open(address, stac_io=http.stac_io())
+            client = client_module.Client.open(address, stac_io=transport)
             search = client.search(**_query(client, options, aoi, start, end))
             for page in search.pages_as_dicts():
                 progress.check_cancelled()
@@ -212,6 +213,8 @@ def _search(address: str, options: SearchOptions, aoi: Aoi, start: str, end: str
                     raise EngineError(f"More than {MAX_ITEMS} scenes match", address, "narrow the dates or the area")
         except failures as err:
             raise http.unreachable(err, address) from err
+        finally:
+            transport.session.close()
 
 
 def _query(client: Any, options: SearchOptions, aoi: Aoi, start: str, end: str) -> dict[str, Any]:

@@ -1,0 +1,242 @@
+"""Stacking band files, radiometry, indices."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from osgeo import gdal
+
+from s2landcover_plugin.engine import indices, radiometry, sentinel2
+from s2landcover_plugin.engine.crs import Aoi
+from s2landcover_plugin.engine.errors import EngineError
+from s2landcover_plugin.engine.progress import Progress
+from s2landcover_plugin.engine.raster import BandInfo
+from s2landcover_plugin.engine.spectral import run_indices
+from s2landcover_plugin.engine.stack import StackOptions, run_stack
+
+from .conftest import read, shared_data, write_raster
+
+
+def test_real_bands_of_three_resolutions_share_the_10_m_grid(t48que, tmp_path):
+    target = str(tmp_path / "stack.tif")
+    report = run_stack([str(p) for p in reversed(t48que)], target, StackOptions(), None, Progress())
+    assert report.bands == sentinel2.L2A_BANDS
+    stack = gdal.Open(target)
+    b04 = gdal.Open(str(next(p for p in t48que if p.stem == "B04")))
+    assert stack.GetGeoTransform() == b04.GetGeoTransform()
+    np.testing.assert_array_equal(stack.GetRasterBand(4).ReadAsArray(), b04.ReadAsArray())
+    x0, _, _, y0, _, _ = b04.GetGeoTransform()
+    for index, name in ((5, "B05"), (1, "B01")):
+        path = str(next(p for p in t48que if p.stem == name))
+        bounds = (x0, y0 - 10680, x0 + 10680, y0)
+        expected = gdal.Warp("", path, format="MEM", outputBounds=bounds, xRes=10, yRes=10, resampleAlg="bilinear", errorThreshold=0)
+        np.testing.assert_array_equal(stack.GetRasterBand(index).ReadAsArray(), expected.ReadAsArray())
+    band = stack.GetRasterBand(8)
+    assert (band.GetDescription(), band.GetScale(), band.GetNoDataValue()) == ("B08", 0.0001, 0)
+    assert band.GetMetadataItem("COMMON_NAME") == "nir"
+
+
+def test_20_m_stack_averages_the_10_m_bands(t48que, tmp_path):
+    target = str(tmp_path / "stack.tif")
+    wanted = [str(p) for p in t48que if p.stem in ("B04", "B11")]
+    run_stack(wanted, target, StackOptions(resolution="20"), None, Progress())
+    red, swir = read(target)
+    fine = read(wanted[0])[0].astype(float)
+    np.testing.assert_allclose(red, fine.reshape(534, 2, 534, 2).mean(axis=(1, 3)), atol=0.5)
+    np.testing.assert_array_equal(swir, read(wanted[1])[0])
+
+
+def test_extent_is_snapped_to_the_files_grid_and_clipped(t48que, tmp_path):
+    path = [str(p) for p in t48que if p.stem == "B04"]
+    x0, _, _, y0, _, _ = gdal.Open(path[0]).GetGeoTransform()
+    target = str(tmp_path / "s.tif")
+    run_stack(path, target, StackOptions(), Aoi("EPSG:32648", (x0 - 500, y0 - 104, x0 + 96, y0 + 500)), Progress())
+    np.testing.assert_array_equal(read(target)[0], read(path[0])[0][:11, :10])
+    with pytest.raises(EngineError, match="outside the rasters"):
+        run_stack(path, target, StackOptions(), Aoi("EPSG:32648", (0, 0, 100, 100)), Progress())
+
+
+def test_degrees_keep_their_pixel_size(tmp_path):
+    paths = [str(p) for p in sorted(shared_data("t43rcp_pair/l2a_20200604").glob("B*.tif"))]
+    target = str(tmp_path / "s.tif")
+    run_stack(paths, target, StackOptions(), None, Progress())
+    assert read(target).shape == (12, 264, 264)
+    np.testing.assert_array_equal(read(target)[3], read(next(p for p in paths if p.endswith("B04.tif")))[0])
+
+
+def test_each_band_keeps_its_own_nodata(tmp_path):
+    a = np.array([[[0, 20, 30, 40]]], np.uint16)
+    b = np.array([[[50, 0, 70, 80]]], np.uint16)
+    paths = [write_raster(tmp_path / f"{n}.tif", d, nodata=None) for n, d in (("B03", a), ("B04", b))]
+    run_stack(paths, str(tmp_path / "s.tif"), StackOptions(), None, Progress())
+    np.testing.assert_array_equal(read(tmp_path / "s.tif"), [[[0, 20, 30, 40]], [[50, 0, 70, 80]]])
+
+
+@pytest.mark.parametrize(
+    ("stored", "scale", "policy", "expected"),
+    [
+        ([0, 900, 1001, 4000], (0.0001, -0.1), "auto", [0, 1, 1, 3000]),
+        ([0, 900, 1001, 4000], None, "apply", [0, 1, 1, 3000]),
+        ([0, 900, 1001, 4000], (0.0001, -0.1), "none", [0, 900, 1001, 4000]),
+        ([0, 9, 10, 40], (0.01, 0), "auto", [0, 900, 1000, 4000]),
+    ],
+)
+def test_offset_is_removed_and_clipped_at_one(tmp_path, stored, scale, policy, expected):
+    path = write_raster(tmp_path / "B04.tif", np.array([[stored]], np.uint16), scale=scale)
+    run_stack([path], str(tmp_path / "s.tif"), StackOptions(offset_policy=policy), None, Progress())
+    np.testing.assert_array_equal(read(tmp_path / "s.tif")[0], [expected])
+
+
+def test_real_numbers_are_reflectance(tmp_path):
+    path = write_raster(tmp_path / "B04.tif", np.array([[[np.nan, 0.0, 0.25, 7.0]]], np.float32), nodata=-1)
+    run_stack([path], str(tmp_path / "s.tif"), StackOptions(), None, Progress())
+    np.testing.assert_array_equal(read(tmp_path / "s.tif")[0], [[0, 1, 2500, 65535]])
+
+
+def test_clouds_are_masked_by_the_scene_classification(tmp_path):
+    red = write_raster(tmp_path / "B04.tif", np.full((1, 4, 4), 500, np.uint16))
+    classes = np.array([[[4, 9], [3, 5]]], np.uint8)
+    scl = write_raster(tmp_path / "SCL.tif", classes, transform=(500000, 20, 0, 5200000, 0, -20))
+    run_stack([red, scl], str(tmp_path / "s.tif"), StackOptions(mask_clouds=True), None, Progress())
+    expected = np.where(np.isin(classes[0], (4, 5)), 500, 0).repeat(2, 0).repeat(2, 1)
+    np.testing.assert_array_equal(read(tmp_path / "s.tif"), [expected])
+    with pytest.raises(EngineError, match="scene classification"):
+        run_stack([red], str(tmp_path / "s.tif"), StackOptions(mask_clouds=True), None, Progress())
+
+
+def test_missing_and_doubled_bands_are_named(t48que, tmp_path):
+    paths = [str(p) for p in t48que[:3]]
+    with pytest.raises(EngineError, match="The band B12 is missing.*B01, B02, B03"):
+        run_stack(paths, str(tmp_path / "s.tif"), StackOptions(bands=("B12",)), None, Progress())
+    with pytest.raises(EngineError, match="B01 is there twice"):
+        run_stack([paths[0], paths[0]], str(tmp_path / "s.tif"), StackOptions(), None, Progress())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_offset_is_told(t48que, tmp_path, messages):
+    run_stack([str(t48que[3])], str(tmp_path / "s.tif"), StackOptions(), None, messages.progress)
+    assert any("BOA offset" in text and "B04" in text for text in messages.warnings)
+
+
+def items_of(path):
+    document = json.loads(path.read_text())
+    return document.get("features") or [document]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "key", "add_dn", "evidence"),
+    [
+        ("earth-search_sentinel-2-l2a_S2A_32TPS_20230602.json", "red", 0, "boa_offset_applied"),
+        ("earth-search_sentinel-2-c1-l2a_13TDE_2024_10items.json", "red", -1000, "states offset"),
+        ("pc_sentinel-2-l2a_35MNM_2020_13items.geojson", "B04", 0, "baseline 02.12"),
+        ("pc_sentinel-2-l2a_13TDE_202408_2items.json", "B04", -1000, "baseline 05.11"),
+        ("pc_search_page1.json", "B04", -1000, "baseline 04.00"),
+        ("pc_sentinel-2-l2a_20240820_zones13_14.json", "B04", -1000, "baseline 05.11"),
+        ("cdse_sentinel-2-l2a_T36NYH_20200322_N0500.json", "B04_10m", -1000, "states offset"),
+    ],
+)
+def test_offset_decision_for_every_provider(pattern, key, add_dn, evidence):
+    for item in items_of(shared_data("stac") / pattern):
+        decision = radiometry.decide(item["properties"], item["assets"][key], item["id"])
+        assert (decision.gain, decision.add_dn, decision.certain) == (1, add_dn, True)
+        assert evidence in decision.reason
+
+
+def test_offset_applied_by_earth_search_is_not_applied_again(earth_search_items):
+    for item in earth_search_items:
+        assert item["assets"]["red"]["raster:bands"][0]["offset"] == -0.1
+        assert radiometry.decide(item["properties"], item["assets"]["red"], item["id"]).add_dn == 0
+
+
+def test_policy_and_ignorance():
+    asset = {"raster:bands": [{"scale": 0.0001, "offset": -0.1}]}
+    assert radiometry.decide({}, asset, "", "none").add_dn == 0
+    assert radiometry.decide({"earthsearch:boa_offset_applied": True}, asset, "", "apply").add_dn == -1000
+    assert not radiometry.decide({}, {}, "S2B_MSIL2A_20200223T032739_N9999_R018_T48QUE_20230924T183543").certain
+    assert radiometry.decide({}, {}, "S2B_MSIL2A_20220413T150759_N0400_R025_T33XWJ_20220414T082126").add_dn == -1000
+
+
+@pytest.mark.parametrize("name", sorted(indices.BY_NAME))
+def test_indices_equal_their_published_formulas(name, tmp_path):
+    rng = np.random.default_rng(2)
+    data = rng.integers(50, 6000, (6, 20, 20)).astype(np.uint16)
+    names = ["B02", "B03", "B04", "B08", "B11", "B12", "B05", "B8A"]
+    data = np.concatenate([data, rng.integers(50, 6000, (2, 20, 20)).astype(np.uint16)])
+    source = write_raster(tmp_path / "s.tif", data, names=names, scale=(0.0001, 0))
+    blue, green, red, nir, swir1, swir2, edge1, narrow = data * 0.0001
+
+    def nd(a, b):
+        return (a - b) / (a + b)
+
+    expected = {
+        "NDVI": nd(nir, red),
+        "EVI": 2.5 * (nir - red) / (nir + 6 * red - 7.5 * blue + 1),
+        "SAVI": (nir - red) / (nir + red + 0.5) * 1.5,
+        "MSAVI": 0.5 * (2 * nir + 1 - np.sqrt((2 * nir + 1) ** 2 - 8 * (nir - red))),
+        "GNDVI": nd(nir, green),
+        "NDRE": nd(narrow, edge1),
+        "NDWI": nd(green, nir),
+        "MNDWI": nd(green, swir1),
+        "NDMI": nd(nir, swir1),
+        "NDBI": nd(swir1, nir),
+        "BSI": nd(swir1 + red, nir + blue),
+        "NBR": nd(nir, swir2),
+        "NDSI": nd(green, swir1),
+    }[name]
+    run_indices(source, (name,), "", str(tmp_path / "i.tif"), Progress())
+    np.testing.assert_allclose(read(tmp_path / "i.tif")[0], expected, rtol=2e-5, atol=1e-6)
+    assert gdal.Open(str(tmp_path / "i.tif")).GetRasterBand(1).GetDescription() == name
+
+
+def test_division_by_zero_is_nodata_and_counted(tmp_path, messages):
+    data = np.array([[[0.1, 0.5, 0.0]], [[-0.1, 0.3, 0.0]]], np.float32)
+    source = write_raster(tmp_path / "s.tif", data, nodata=-9999, names=["B08", "B04"])
+    assert run_indices(source, ("NDVI",), "", str(tmp_path / "i.tif"), messages.progress) == 2
+    np.testing.assert_allclose(read(tmp_path / "i.tif")[0], [[-9999, 0.25, -9999]], rtol=1e-6)
+    assert any("2 index values are undefined" in text for text in messages.warnings)
+
+
+def test_band_map_names_the_bands_of_a_foreign_file(tmp_path):
+    data = np.array([[[1000]], [[3000]]], np.uint16)
+    source = write_raster(tmp_path / "s.tif", data, scale=(0.0001, 0))
+    run_indices(source, ("NDVI",), "red=1, nir=2", str(tmp_path / "i.tif"), Progress())
+    assert read(tmp_path / "i.tif")[0, 0, 0] == pytest.approx(0.5)
+    for text, said in (("", "needs the band B08"), ("red=1,nir=9", "no band 9"), ("red", "cannot be read"), ("pink=1", "cannot be read")):
+        with pytest.raises(EngineError, match=said):
+            run_indices(source, ("NDVI",), text, str(tmp_path / "e.tif"), Progress())
+    assert not (tmp_path / "e.tif").exists()
+
+
+@pytest.mark.parametrize("text", ["__import__('os')", "nir.real", "nir if red else blue", "pink + 1", "nir +", "(lambda: 1)()", "'a'"])
+def test_formulas_are_arithmetic_only(text):
+    with pytest.raises(EngineError, match="formula"):
+        indices.Formula(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("B4", "B04"),
+        ("b08", "B08"),
+        ("B8A", "B8A"),
+        ("T33TWM_20230815T095031_B04_10m", "B04"),
+        ("S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_75_43_B01", "B01"),
+        ("SCL_20m", "SCL"),
+        ("AOT", None),
+        ("B13", None),
+        ("WVP", None),
+        ("band", None),
+    ],
+)
+def test_band_names_in_texts(text, name):
+    assert sentinel2.band_name(text) == name
+
+
+def test_bands_are_chosen_by_name_number_and_common_name():
+    bands = [BandInfo(i + 1, n, "", "uint16", 0, 0.0001, 0) for i, n in enumerate(("B04", "Band 2", "SCL", "B8A"))]
+    assert sentinel2.choose_bands(bands, "x", ()) == [1, 2, 4]
+    assert sentinel2.choose_bands(bands, "x", ("b8a", "2", "red", "SCL")) == [4, 2, 1, 3]
+    with pytest.raises(EngineError, match="no band 5"):
+        sentinel2.choose_bands(bands, "x", ("5",))
