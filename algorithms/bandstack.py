@@ -31,7 +31,7 @@ class BandStack(Algorithm):
         self.add_output_raster("OUTPUT", "Stack")
         self.add_numbers(BAND_COUNT="Number of bands", VALID_SHARE="Share of valid pixels (0 to 1)")
 
-    def run(self, parameters, context, progress):
+    def compute(self, parameters, context, progress):
         layers = self.parameterAsLayerList(parameters, "INPUTS", context)
         if not layers:
             raise EngineError("The rasters cannot be opened", f"INPUTS {parameters.get('INPUTS')}", "choose raster files that exist")

@@ -30,7 +30,7 @@ ICON = os.path.join(os.path.dirname(__file__), "..", "icon.svg")
 
 
 class Algorithm(QgsProcessingAlgorithm):
-    """Base of the provider's algorithms. A subclass sets the texts and `define`s and `run`s."""
+    """Base of the provider's algorithms. A subclass sets the texts and `define`s and `compute`s."""
 
     ID = ""
     TITLE = ""
@@ -73,7 +73,7 @@ class Algorithm(QgsProcessingAlgorithm):
         """Add parameters and outputs."""
         raise NotImplementedError
 
-    def run(self, parameters, context, progress):
+    def compute(self, parameters, context, progress):
         """Do the work; return the outputs by name."""
         raise NotImplementedError
 
@@ -85,7 +85,7 @@ class Algorithm(QgsProcessingAlgorithm):
             is_cancelled=feedback.isCanceled,
         )
         try:
-            return self.run(parameters, context, progress)
+            return self.compute(parameters, context, progress)
         except Cancelled:
             return {}
         except EngineError as err:

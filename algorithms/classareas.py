@@ -23,7 +23,7 @@ class ClassAreas(Algorithm):
         self.add_output_file("OUTPUT_HTML", "Report (HTML)", "html")
         self.add_numbers(CLASS_COUNT="Number of classes", TOTAL_HECTARES="Area of all classes (ha)")
 
-    def run(self, parameters, context, progress):
+    def compute(self, parameters, context, progress):
         source = self.raster(parameters, "INPUT", context)
         table, html = self.file(parameters, "OUTPUT_TABLE", context), self.file(parameters, "OUTPUT_HTML", context)
         report = run_areas(source, table, html, progress)

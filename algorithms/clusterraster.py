@@ -45,9 +45,11 @@ class ClusterRaster(Algorithm):
         self.add_output_file("OUTPUT_MODEL", "Model (JSON)", "json")
         self.add_output_file("OUTPUT_TABLE", "Areas (CSV)", "csv")
         self.add_output_file("OUTPUT_HTML", "Report (HTML)", "html")
-        self.add_numbers(N_CLUSTERS="Number of clusters", INERTIA="Inertia of the sample", DAVIES_BOULDIN="Davies-Bouldin index of the sample")
+        self.add_numbers(
+            N_CLUSTERS="Number of clusters", INERTIA="Inertia of the sample", DAVIES_BOULDIN="Davies-Bouldin index of the sample"
+        )
 
-    def run(self, parameters, context, progress):
+    def compute(self, parameters, context, progress):
         source = self.raster(parameters, "INPUT", context)
         output = self.destination(parameters, "OUTPUT", context)
         model, table, html = (self.file(parameters, name, context) for name in ("OUTPUT_MODEL", "OUTPUT_TABLE", "OUTPUT_HTML"))

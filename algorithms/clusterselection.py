@@ -26,7 +26,7 @@ class ClusterSelection(Algorithm):
         self.add_output_file("OUTPUT_HTML", "Report (HTML)", "html")
         self.add_numbers(N_CLUSTERS="Number of clusters (elbow)", ELBOW_K="Elbow", DAVIES_BOULDIN_K="Smallest Davies-Bouldin index")
 
-    def run(self, parameters, context, progress):
+    def compute(self, parameters, context, progress):
         source = self.raster(parameters, "INPUT", context)
         table, html = self.file(parameters, "OUTPUT_TABLE", context), self.file(parameters, "OUTPUT_HTML", context)
         selection = run_selection(source, cluster_options(self, parameters, context), table, html, progress)

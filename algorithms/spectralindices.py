@@ -21,11 +21,17 @@ class SpectralIndices(Algorithm):
     def define(self):
         self.add_raster(help="A stack with band names (B04, …), or any raster with the band map below.")
         self.add_choices("INDICES", "Indices", [index.name for index in INDICES], ["NDVI"])
-        self.add_text("BAND_MAP", "Band map", "For files without band names: red=3,nir=4. Names: " + "coastal, blue, green, red, rededge1, rededge2, rededge3, nir, nir08, nir09, swir16, swir22.", advanced=True)
+        self.add_text(
+            "BAND_MAP",
+            "Band map",
+            "For files without band names: red=3,nir=4. Names: "
+            + "coastal, blue, green, red, rededge1, rededge2, rededge3, nir, nir08, nir09, swir16, swir22.",
+            advanced=True,
+        )
         self.add_output_raster("OUTPUT", "Indices")
         self.add_numbers(UNDEFINED_PIXELS="Pixels where a formula is undefined")
 
-    def run(self, parameters, context, progress):
+    def compute(self, parameters, context, progress):
         source = self.raster(parameters, "INPUT", context)
         output = self.destination(parameters, "OUTPUT", context)
         names = self.texts(parameters, "INDICES", context)

@@ -27,13 +27,19 @@ class StacFetch(Algorithm):
         add_scene_parameters(self)
         self.add_options(FetchOptions)
         self.add_text("SCENE_IDS", "Scene ids", "Comma-separated; when given, dates and cloud cover are not used.", advanced=True)
-        self.add(QgsProcessingParameterCrs("TARGET_CRS", self.tr("CRS of the output"), None, True), "Empty: the scene's own.", advanced=True)
+        self.add(
+            QgsProcessingParameterCrs("TARGET_CRS", self.tr("CRS of the output"), None, True), "Empty: the scene's own.", advanced=True
+        )
         self.add_output_raster("OUTPUT", "Bands")
         self.add_output_file("OUTPUT_LEDGER", "Ledger (JSON)", "json")
         self.add_strings(SCENES="Scene ids", DATETIME="Date and time of the scene (UTC)")
-        self.add_numbers(CLOUD_COVER="Cloud cover of the scene (%)", VALID_SHARE="Share of valid pixels (0 to 1)", BYTES_READ="Bytes read over the network")
+        self.add_numbers(
+            CLOUD_COVER="Cloud cover of the scene (%)",
+            VALID_SHARE="Share of valid pixels (0 to 1)",
+            BYTES_READ="Bytes read over the network",
+        )
 
-    def run(self, parameters, context, progress):
+    def compute(self, parameters, context, progress):
         search = search_options(self, parameters, context, scene_ids=self.texts(parameters, "SCENE_IDS", context))
         options = self.options(FetchOptions, parameters, context)
         crs = self.parameterAsCrs(parameters, "TARGET_CRS", context)

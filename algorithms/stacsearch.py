@@ -46,7 +46,7 @@ class StacSearch(Algorithm):
         self.add(QgsProcessingParameterFeatureSink("OUTPUT", self.tr("Footprints"), QgsProcessing.SourceType.TypeVectorPolygon))
         self.add_numbers(SCENE_COUNT="Number of scenes")
 
-    def run(self, parameters, context, progress):
+    def compute(self, parameters, context, progress):
         options = search_options(self, parameters, context)
         scenes = find_scenes(options, area_of_interest(self, parameters, context), progress)
         if not scenes:
@@ -61,6 +61,8 @@ class StacSearch(Algorithm):
             geometry = QgsGeometry.fromWkt(scene.footprint_wkt())
             geometry.convertToMultiType()
             feature.setGeometry(geometry)
-            feature.setAttributes([scene.id, scene.datetime, scene.cloud_cover, scene.platform, scene.tile, scene.baseline, round(scene.aoi_share, 6)])
+            feature.setAttributes(
+                [scene.id, scene.datetime, scene.cloud_cover, scene.platform, scene.tile, scene.baseline, round(scene.aoi_share, 6)]
+            )
             sink.addFeature(feature, QgsFeatureSink.Flag.FastInsert)
         return {"OUTPUT": target, "SCENE_COUNT": len(scenes)}

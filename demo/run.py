@@ -19,8 +19,21 @@ from s2landcover_plugin.engine.sentinel2 import L2A_BANDS
 from . import scene, servers
 from .qgis import environment, qgis_process
 
-AREA = {"CENTER": "15.0399,46.9265 [EPSG:4326]", "WIDTH_KM": "5.4", "HEIGHT_KM": "5.4", "START_DATE": "2024-06-01", "END_DATE": "2024-06-30"}
-LIVE_AREA = {"CENTER": "14.09,46.37 [EPSG:4326]", "WIDTH_KM": "12", "HEIGHT_KM": "12", "START_DATE": "2023-07-01", "END_DATE": "2023-08-31", "CATALOG": "earth-search"}
+AREA = {
+    "CENTER": "15.0399,46.9265 [EPSG:4326]",
+    "WIDTH_KM": "5.4",
+    "HEIGHT_KM": "5.4",
+    "START_DATE": "2024-06-01",
+    "END_DATE": "2024-06-30",
+}
+LIVE_AREA = {
+    "CENTER": "14.09,46.37 [EPSG:4326]",
+    "WIDTH_KM": "12",
+    "HEIGHT_KM": "12",
+    "START_DATE": "2023-07-01",
+    "END_DATE": "2023-08-31",
+    "CATALOG": "earth-search",
+}
 """Lake Bled and the valley around it, Slovenia."""
 
 

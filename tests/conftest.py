@@ -99,7 +99,13 @@ def messages():
 
 def write_raster(path, data, *, nodata=0, epsg=32633, transform=(500000, 10, 0, 5200000, 0, -10), names=(), options=(), scale=None):
     """A GeoTIFF made with GDAL alone from (bands, rows, cols)."""
-    kinds = {"uint8": gdal.GDT_Byte, "uint16": gdal.GDT_UInt16, "int16": gdal.GDT_Int16, "float32": gdal.GDT_Float32, "float64": gdal.GDT_Float64}
+    kinds = {
+        "uint8": gdal.GDT_Byte,
+        "uint16": gdal.GDT_UInt16,
+        "int16": gdal.GDT_Int16,
+        "float32": gdal.GDT_Float32,
+        "float64": gdal.GDT_Float64,
+    }
     data = np.atleast_3d(data) if data.ndim < 3 else data
     target = gdal.GetDriverByName("GTiff").Create(str(path), data.shape[2], data.shape[1], len(data), kinds[data.dtype.name], list(options))
     target.SetGeoTransform(transform)

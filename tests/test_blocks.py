@@ -18,11 +18,9 @@ from s2landcover_plugin.engine.raster import OutputBand, RasterReader, RasterWri
 from .conftest import Messages, read
 
 
-class MeanFilter:
+class MeanFilter(blocks.Op):
     """Mean of the valid pixels within `halo` pixels; an op that needs its neighbours."""
 
-    block_size = None
-    parallel = True
     outputs = (OutputBand("mean", "float64", -1.0),)
 
     def __init__(self, halo):
@@ -37,12 +35,9 @@ class MeanFilter:
         return replace(block, data=mean[np.newaxis])
 
 
-class Plain:
+class Plain(blocks.Op):
     """Passes the block on."""
 
-    halo = 0
-    block_size = None
-    parallel = True
     outputs = (OutputBand("a", "uint16", 0), OutputBand("b", "uint16", 0))
 
     def __call__(self, block):

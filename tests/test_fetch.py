@@ -24,7 +24,10 @@ JUNE = SearchOptions(start_date="2024-06-01", end_date="2024-06-30")
 DEMO_AOI = Aoi("EPSG:32633", (501005, 5196005, 504005, 5199005))
 
 
-def fetch(api, folder, search=AUGUST, options=FetchOptions(), aoi=INSIDE, crs="", progress=None):
+FOUR_BANDS = FetchOptions()
+
+
+def fetch(api, folder, search=AUGUST, options=FOUR_BANDS, aoi=INSIDE, crs="", progress=None):
     search = replace(search, stac_url=api)
     return run_fetch(search, options, aoi, str(folder / "o.tif"), str(folder / "o.json"), crs, progress or Progress())
 
@@ -144,7 +147,12 @@ def test_area_partly_outside_is_nodata_there_and_told(earth_search, tmp_path, me
 @pytest.mark.parametrize(
     ("search", "options", "aoi", "said"),
     [
-        (replace(AUGUST, start_date="2021-01-01", end_date="2021-02-01"), FetchOptions(), INSIDE, "No scene was found.*2021-01-01 to 2021-02-01"),
+        (
+            replace(AUGUST, start_date="2021-01-01", end_date="2021-02-01"),
+            FetchOptions(),
+            INSIDE,
+            "No scene was found.*2021-01-01 to 2021-02-01",
+        ),
         (AUGUST, FetchOptions(), Aoi("EPSG:4326", (0, 0, 1, 1)), "No scene was found"),
         (replace(AUGUST, start_date="2023-08-31", end_date="2023-08-01"), FetchOptions(), INSIDE, "last date is before the first"),
         (replace(AUGUST, start_date="August"), FetchOptions(), INSIDE, "is not a date: START_DATE"),
@@ -165,7 +173,12 @@ def test_unreachable_and_strange_servers(earth_search, tmp_path):
     _, files = earth_search
     nobody = f"http://127.0.0.1:{servers.free_port()}"
     page = f"{files.url}/S2A_33TWM_20230815_0_L2A/B04.tif"
-    for address, said in ((nobody, "cannot be read.*refused"), (page, "JSON"), (f"{files.url}/no.json", "404"), (str(tmp_path / "no.json"), "cannot be read")):
+    for address, said in (
+        (nobody, "cannot be read.*refused"),
+        (page, "JSON"),
+        (f"{files.url}/no.json", "404"),
+        (str(tmp_path / "no.json"), "cannot be read"),
+    ):
         with pytest.raises(EngineError, match=said) as caught:
             fetch(address, tmp_path)
         assert address in str(caught.value) and "object at 0x" not in str(caught.value)
@@ -199,7 +212,17 @@ def test_static_catalog_is_walked(demo_root, tmp_path):
         (root / f"{item['id']}.json").write_text(json.dumps(item))
     links = [{"rel": "item", "href": f"./{item['id']}.json"} for item in items]
     (root / "collection.json").write_text(json.dumps({**scene.collection(), "links": links}))
-    (root / "catalog.json").write_text(json.dumps({"type": "Catalog", "stac_version": "1.0.0", "id": "c", "description": "", "links": [{"rel": "child", "href": "collection.json"}]}))
+    (root / "catalog.json").write_text(
+        json.dumps(
+            {
+                "type": "Catalog",
+                "stac_version": "1.0.0",
+                "id": "c",
+                "description": "",
+                "links": [{"rel": "child", "href": "collection.json"}],
+            }
+        )
+    )
     found = find_scenes(replace(JUNE, stac_url=str(root / "catalog.json")), DEMO_AOI, Progress())
     assert [s.datetime[:10] for s in found] == ["2024-06-12", "2024-06-27"]
     assert fetch(str(root / "catalog.json"), tmp_path, JUNE, FetchOptions(bands=("B08",)), DEMO_AOI).valid_share == 1
@@ -235,7 +258,10 @@ def test_cancel_leaves_nothing(demo_catalog, tmp_path):
 @pytest.mark.parametrize(
     ("pattern", "expected"),
     [
-        ("earth-search_sentinel-2-c1-l2a_13TDE_2024_10items.json", {"B04": "B04.tif", "B8A": "B8A.tif", "SCL": "SCL.tif", "B05": "B05.tif"}),
+        (
+            "earth-search_sentinel-2-c1-l2a_13TDE_2024_10items.json",
+            {"B04": "B04.tif", "B8A": "B8A.tif", "SCL": "SCL.tif", "B05": "B05.tif"},
+        ),
         ("earth-search_sentinel-2-l2a_S2A_32TPS_20230602.json", {"B04": "B04.tif", "B01": "B01.tif", "SCL": "SCL.tif", "B05": "B05.tif"}),
         ("pc_sentinel-2-l2a_13TDE_202408_2items.json", {"B04": "B04_10m.tif", "B8A": "B8A_20m.tif", "SCL": "SCL_20m.tif"}),
         ("cdse_sentinel-2-l2a_T36NYH_20200322_N0500.json", {"B04": "B04_10m.jp2", "B01": "B01_60m.jp2", "SCL": "SCL_20m.jp2"}),

@@ -11,10 +11,11 @@ from osgeo import gdal
 from s2landcover_plugin.engine import indices, radiometry, sentinel2
 from s2landcover_plugin.engine.crs import Aoi
 from s2landcover_plugin.engine.errors import EngineError
+from s2landcover_plugin.engine.grid import Grid
 from s2landcover_plugin.engine.progress import Progress
 from s2landcover_plugin.engine.raster import BandInfo
 from s2landcover_plugin.engine.spectral import run_indices
-from s2landcover_plugin.engine.stack import StackOptions, run_stack
+from s2landcover_plugin.engine.stack import StackOptions, run_stack, stack_grid
 
 from .conftest import read, shared_data, write_raster
 
@@ -118,6 +119,27 @@ def test_missing_and_doubled_bands_are_named(t48que, tmp_path):
 def test_unknown_offset_is_told(t48que, tmp_path, messages):
     run_stack([str(t48que[3])], str(tmp_path / "s.tif"), StackOptions(), None, messages.progress)
     assert any("BOA offset" in text and "B04" in text for text in messages.warnings)
+
+
+def grid_of(size, epsg="EPSG:32633"):
+    return Grid(epsg, (0.0, size, 0.0, 0.0, 0.0, -size), 100, 100)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "resolution", "expected"),
+    [
+        ({"B02": 10, "B05": 20, "B01": 60}, 20, 20),
+        ({"B02": 10, "B11": 10}, 20, 20),  # a stack whose 20 m band was resampled before
+        ({"B05": 20, "B11": 20}, 10, 10),
+        ({"B02": 20, "B05": 20}, 20, 20),  # 10 m band published at 20 m
+        ({"B02": 120, "SCL": 120}, 10, 120),  # overviews of the 10 m bands
+        ({"B02": 100, "B05": 200, "B01": 600}, 20, 200),
+        ({"SCL": 20}, 10, 20),
+        ({"dem": 30}, 10, 30),
+    ],
+)
+def test_grid_of_a_stack(sizes, resolution, expected):
+    assert stack_grid({name: grid_of(size) for name, size in sizes.items()}, resolution).pixel_size == (expected, expected)
 
 
 def items_of(path):

@@ -83,11 +83,17 @@ def run_areas(source: str, table: str, html: str, progress: Progress) -> AreaRep
     info = describe(source)
     reader = RasterReader(info, [1], nodata=0)
     if reader.dtype.kind not in "iu":
-        raise EngineError("The raster holds real numbers, not class codes", source, "choose a class raster, such as the one of Cluster raster")
+        raise EngineError(
+            "The raster holds real numbers, not class codes", source, "choose a class raster, such as the one of Cluster raster"
+        )
     tally = ClassTally(reader.grid, 256 if reader.dtype == np.uint8 else MAX_CODES)
     for block in iter_blocks(reader, progress=progress.part(0, 0.9)):
         codes = np.asarray(block.data)
-        if codes.dtype != np.uint8 and block.valid.any() and not 0 <= codes[0][block.valid].min() <= codes[0][block.valid].max() < MAX_CODES:
+        if (
+            codes.dtype != np.uint8
+            and block.valid.any()
+            and not 0 <= codes[0][block.valid].min() <= codes[0][block.valid].max() < MAX_CODES
+        ):
             raise EngineError("The raster has codes outside 0 to 65535", source, "choose a class raster, or reclassify it first")
         tally.write(block.window, codes, block.valid)
     named = {each.code: each for each in read_legend(source)}
@@ -97,7 +103,9 @@ def run_areas(source: str, table: str, html: str, progress: Progress) -> AreaRep
     fresh = dict(zip(present, colours(len(present))))
     codes_listed = sorted({*present, *named})
     legend = [named.get(code) or LegendClass(code, f"Class {code}", fresh[code]) for code in codes_listed]
-    report = AreaReport(tuple(legend), tuple(int(tally.pixels[c.code]) for c in legend), tuple(float(tally.hectares[c.code]) for c in legend))
+    report = AreaReport(
+        tuple(legend), tuple(int(tally.pixels[c.code]) for c in legend), tuple(float(tally.hectares[c.code]) for c in legend)
+    )
     with OutputFiles() as files:
         if table:
             files.write_text(table, tally.table(legend))

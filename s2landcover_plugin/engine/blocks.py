@@ -8,11 +8,13 @@ be pickled); writing, progress and cancel stay with the caller.
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections import deque
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, TimeoutError as FutureTimeout, wait
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, Iterable, Iterator, Protocol, Sequence
+from typing import Any, Generator, Iterable, Protocol, Sequence
 
 import numpy as np
 
@@ -51,19 +53,21 @@ class Reader(Protocol):
         """data (bands, rows, cols) and valid (rows, cols) of a window inside the grid."""
 
 
-class Op(Protocol):
-    """What is computed: a block in, a block of the same window out."""
+class Op(ABC):
+    """What is computed: a block in, a block of the same window out. Instances are sent to workers, so they must be picklable."""
 
-    halo: int
+    halo: int = 0
     """Pixels needed around the window on every side; edge-replicated and invalid outside the grid."""
-    outputs: tuple[OutputBand, ...]
+    outputs: tuple[OutputBand, ...] = ()
     """One per plane of the result."""
-    block_size: int | None
+    block_size: int | None = None
     """Inner window side if it must be a fixed one, else None."""
-    parallel: bool
+    parallel: bool = True
     """Whether it may run in several workers at once."""
 
-    def __call__(self, block: Block) -> Any: ...
+    @abstractmethod
+    def __call__(self, block: Block) -> Any:
+        """The result for one block; an op without halo may return anything to `iter_blocks`."""
 
 
 class Sink(Protocol):
@@ -121,7 +125,7 @@ def iter_blocks(
     block_size: int | None = None,
     executor: Executor | None = None,
     progress: Progress | None = None,
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """Results of an op (or the plain blocks) in window order, with a bounded number in flight.
 
     An op without halo may return anything that can be pickled: samples, counts, sums.

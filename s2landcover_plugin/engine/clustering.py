@@ -11,8 +11,7 @@ import numpy as np
 
 from . import palette
 from .areas import ClassTally
-from .blocks import Block, run_blocks
-from .errors import EngineError
+from .blocks import Block, Op, run_blocks
 from .features import Feature, FeatureSpace, feature_reader
 from .files import OutputFiles
 from .legend import NODATA_CODE, LegendClass, qml
@@ -56,7 +55,14 @@ class ClusterOptions:
         choices=("none", "standard", "robust"),
         advanced=True,
     )
-    sample_size: int = option(50000, "Pixels in the sample", "Clusters are found on a seeded sample spread over the raster.", min=100, max=1_000_000, advanced=True)
+    sample_size: int = option(
+        50000,
+        "Pixels in the sample",
+        "Clusters are found on a seeded sample spread over the raster.",
+        min=100,
+        max=1_000_000,
+        advanced=True,
+    )
     seed: int = option(0, "Seed", "The same number and the same input give the same map.", min=0, max=2**31 - 1, advanced=True)
 
 
@@ -101,21 +107,22 @@ class ClusterModel:
                 for each, center in zip(legend, self.centers.tolist())
             ],
             "training": {"sample_size": self.sample_size, "seed": self.seed, "inertia": self.inertia, **source},
-            "versions": {"s2landcover": VERSION, "numpy": np.__version__, "scikit-learn": require("sklearn").__version__, "python": platform.python_version()},
+            "versions": {
+                "s2landcover": VERSION,
+                "numpy": np.__version__,
+                "scikit-learn": require("sklearn").__version__,
+                "python": platform.python_version(),
+            },
         }
         return json.dumps(document, indent=1) + "\n"
 
 
-class NearestCenter:
+class NearestCenter(Op):
     """Code of the nearest centre (1 to k) for every valid pixel. Can be sent to another process.
 
     Scores are 2 c.z - |c|^2 with scaling and reflectance folded into one (k, features + 1) matrix; float32, and where two scores are
     closer than float32 can tell, again in float64: labels equal those of float64 throughout.
     """
-
-    halo = 0
-    block_size = None
-    parallel = True
 
     def __init__(self, space: FeatureSpace, model: ClusterModel) -> None:
         self.space = space

@@ -72,11 +72,7 @@ def _ring(bounds: Bounds) -> list[tuple[float, float]]:
     x0, y0, x1, y1 = bounds
     steps = np.linspace(0.0, 1.0, EDGE_POINTS)[:-1]
     corners = [(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)]
-    return [
-        (ax + (bx - ax) * float(t), ay + (by - ay) * float(t))
-        for (ax, ay), (bx, by) in zip(corners[:-1], corners[1:])
-        for t in steps
-    ]
+    return [(ax + (bx - ax) * float(t), ay + (by - ay) * float(t)) for (ax, ay), (bx, by) in zip(corners[:-1], corners[1:]) for t in steps]
 
 
 def transform_points(points: list[tuple[float, float]], source: str, target: str) -> list[tuple[float, float]]:

@@ -19,7 +19,7 @@ from .options import check_options, option
 from .progress import Progress
 from .radiometry import decide
 from .raster import REMOTE_DRIVERS, copy_window, describe
-from .stac import Scene, SearchOptions, band_assets, catalog_address, find_scenes, least_cloudy
+from .stac import DEFAULT_COLLECTION, Scene, SearchOptions, band_assets, catalog_address, find_scenes, least_cloudy
 from .stack import (
     OFFSET_POLICIES,
     RESAMPLING_OPTION_HELP,
@@ -72,7 +72,12 @@ class FetchOptions:
     )
     resampling: str = option("bilinear", "Resampling", RESAMPLING_OPTION_HELP, choices=RESAMPLINGS, advanced=True)
     max_megabytes: int = option(
-        4000, "Largest download (MB)", "Uncompressed size of what is to be read; larger areas are refused before anything is read.", min=1, max=1_000_000, advanced=True
+        4000,
+        "Largest download (MB)",
+        "Uncompressed size of what is to be read; larger areas are refused before anything is read.",
+        min=1,
+        max=1_000_000,
+        advanced=True,
     )
 
 
@@ -100,13 +105,17 @@ def choose_scene(scenes: list[Scene], selection: str, progress: Progress) -> Sce
     key = least_cloudy if selection == "least-cloudy" else lambda s: (0.0, least_cloudy(s)[1])
     scene = min(enough, key=key)
     cloud = "unknown" if scene.cloud_cover is None else f"{scene.cloud_cover:.2f} %"
-    progress.info(f"Scene {scene.id} of {scene.datetime} chosen from {len(scenes)}: cloud cover {cloud}, {100 * scene.aoi_share:.1f} % of the area.")
+    progress.info(
+        f"Scene {scene.id} of {scene.datetime} chosen from {len(scenes)}: cloud cover {cloud}, {100 * scene.aoi_share:.1f} % of the area."
+    )
     if scene.aoi_share < 0.999:
         progress.warn(f"The scene {scene.id} covers {100 * scene.aoi_share:.1f} % of the area; the rest is nodata.")
     return scene
 
 
-def run_fetch(search: SearchOptions, options: FetchOptions, aoi: Aoi, output: str, ledger: str, target_crs: str, progress: Progress) -> FetchReport:
+def run_fetch(
+    search: SearchOptions, options: FetchOptions, aoi: Aoi, output: str, ledger: str, target_crs: str, progress: Progress
+) -> FetchReport:
     """Find scenes, choose one, and write the bands of the area as one stack.
 
     Args:
@@ -137,9 +146,15 @@ def run_fetch(search: SearchOptions, options: FetchOptions, aoi: Aoi, output: st
             "S2LC_PARAMETERS": json.dumps({**asdict(search), **asdict(options)}),
         }
         mask = _Mask(options.resampling, tuple(int(code) for code in options.mask_classes))
-        share = write_stack(sources, scl, grid, files.path(output), mask, stack_metadata("stacfetch", sources, facts), progress.part(0.7, 1.0))
+        share = write_stack(
+            sources, scl, grid, files.path(output), mask, stack_metadata("stacfetch", sources, facts), progress.part(0.7, 1.0)
+        )
         if share == 0:
-            raise EngineError("The scene has no valid pixel in the area", scene.id, "choose another date or a larger cloud cover, or switch MASK_CLOUDS off")
+            raise EngineError(
+                "The scene has no valid pixel in the area",
+                scene.id,
+                "choose another date or a larger cloud cover, or switch MASK_CLOUDS off",
+            )
         report = FetchReport(scene, options.bands, grid, share, spent)
         if ledger:
             files.write_text(ledger, _ledger(report, scenes, decided, catalog_address(search)))
@@ -149,10 +164,13 @@ def run_fetch(search: SearchOptions, options: FetchOptions, aoi: Aoi, output: st
 
 def _no_scene(search: SearchOptions) -> EngineError:
     dates = f"{search.start_date[:10] or 'any date'} to {search.end_date[:10] or 'any date'}"
-    where = f"{catalog_address(search)}, collection {search.collection or 'sentinel-2-l2a'}, {dates}, cloud cover up to {search.max_cloud_cover:g} %"
+    collection = search.collection or DEFAULT_COLLECTION
+    where = f"{catalog_address(search)}, collection {collection}, {dates}, cloud cover up to {search.max_cloud_cover:g} %"
     if search.scene_ids:
         where = f"{catalog_address(search)}, SCENE_IDS {', '.join(search.scene_ids)}"
-    return EngineError("No scene was found for the area", where, "choose other dates, a larger cloud cover, or an area that the catalog covers")
+    return EngineError(
+        "No scene was found for the area", where, "choose other dates, a larger cloud cover, or an area that the catalog covers"
+    )
 
 
 def _needed(options: FetchOptions) -> list[str]:
@@ -191,7 +209,14 @@ def _fetch_bands(
             stopped.set()
     local = {name: BandSource(name, describe(_local(folder, name)), 1, decisions[name]) for name in paths}
     ledger = {
-        name: {"href": assets[name].href, "gain": d.gain, "add_dn": d.add_dn, "reason": d.reason, "evidence": d.evidence, "certain": d.certain}
+        name: {
+            "href": assets[name].href,
+            "gain": d.gain,
+            "add_dn": d.add_dn,
+            "reason": d.reason,
+            "evidence": d.evidence,
+            "certain": d.certain,
+        }
         for name, d in decisions.items()
         if name != sentinel2.SCL
     }
@@ -277,7 +302,9 @@ def _ledger(report: FetchReport, scenes: list[Scene], decided: dict[str, Any], c
             "processing_baseline": report.scene.baseline,
             "share_of_area": round(report.scene.aoi_share, 6),
         },
-        "found": [{"id": s.id, "datetime": s.datetime, "cloud_cover": s.cloud_cover, "share_of_area": round(s.aoi_share, 6)} for s in scenes],
+        "found": [
+            {"id": s.id, "datetime": s.datetime, "cloud_cover": s.cloud_cover, "share_of_area": round(s.aoi_share, 6)} for s in scenes
+        ],
         "bands": decided,
         "valid_share": report.valid_share,
         "bytes_read": report.bytes_read,

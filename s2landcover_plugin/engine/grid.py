@@ -96,9 +96,7 @@ class Grid:
         """Pixels `factor` times as large from the same corner, covering at least the same ground."""
         x0, dx, _, y0, _, dy = self.geotransform
         columns, rows = self.width / factor, self.height / factor
-        return Grid(
-            self.crs, (x0, dx * factor, 0.0, y0, 0.0, dy * factor), math.ceil(columns - SNAP_PX), math.ceil(rows - SNAP_PX)
-        )
+        return Grid(self.crs, (x0, dx * factor, 0.0, y0, 0.0, dy * factor), math.ceil(columns - SNAP_PX), math.ceil(rows - SNAP_PX))
 
     def offset_in(self, other: Grid) -> tuple[int, int] | None:
         """Whole columns and rows from `other`'s corner to this one's, if both share pixel size and edges; else None.

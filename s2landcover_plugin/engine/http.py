@@ -60,7 +60,11 @@ def gdal_path(href: str, catalog: str) -> str:
     if scheme in ("http", "https"):
         return f"/vsicurl/{href}"
     if scheme == "s3":
-        raise EngineError("The scene's files need S3 credentials, which are not supported yet", href, "use a catalog with https assets, such as earth-search")
+        raise EngineError(
+            "The scene's files need S3 credentials, which are not supported yet",
+            href,
+            "use a catalog with https assets, such as earth-search",
+        )
     if is_url(catalog):
         raise EngineError("The catalog names a file of this machine, which a remote catalog must not do", href, "use another catalog")
     path = href[7:] if scheme == "file" else href
@@ -113,7 +117,9 @@ def read_json(address: str) -> Any:
         with open(address, encoding="utf-8") as file:
             return json.load(file)
     except ValueError as err:  # first: requests' JSON error is an OSError too
-        raise EngineError("The catalog does not answer with JSON", address, "give the address of a STAC API, or of a STAC ItemCollection") from err
+        raise EngineError(
+            "The catalog does not answer with JSON", address, "give the address of a STAC API, or of a STAC ItemCollection"
+        ) from err
     except OSError as err:
         raise EngineError(f"The catalog cannot be read ({_short(err)})", address, "check the address and the connection") from err
 

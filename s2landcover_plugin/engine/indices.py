@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import operator
 from dataclasses import dataclass
-from typing import Callable, Mapping
+from typing import Any, Callable, Mapping
 
 import numpy as np
 
@@ -27,30 +27,86 @@ class SpectralIndex:
 
 
 INDICES = (
-    SpectralIndex("NDVI", "Normalized difference vegetation index", "(nir - red) / (nir + red)", "-1 to 1", "Rouse et al. 1974, NASA SP-351"),
-    SpectralIndex("EVI", "Enhanced vegetation index", "2.5 * (nir - red) / (nir + 6 * red - 7.5 * blue + 1)", "about -1 to 1", "Huete et al. 2002, Remote Sens. Environ. 83"),
-    SpectralIndex("SAVI", "Soil-adjusted vegetation index", "1.5 * (nir - red) / (nir + red + 0.5)", "-1 to 1", "Huete 1988, Remote Sens. Environ. 25"),
-    SpectralIndex("MSAVI", "Modified soil-adjusted vegetation index", "(2 * nir + 1 - ((2 * nir + 1) ** 2 - 8 * (nir - red)) ** 0.5) / 2", "-1 to 1", "Qi et al. 1994, Remote Sens. Environ. 48"),
-    SpectralIndex("GNDVI", "Green normalized difference vegetation index", "(nir - green) / (nir + green)", "-1 to 1", "Gitelson et al. 1996, Remote Sens. Environ. 58"),
-    SpectralIndex("NDRE", "Normalized difference red edge", "(nir08 - rededge1) / (nir08 + rededge1)", "-1 to 1", "Barnes et al. 2000, Proc. 5th Int. Conf. Precision Agriculture"),
-    SpectralIndex("NDWI", "Normalized difference water index", "(green - nir) / (green + nir)", "-1 to 1", "McFeeters 1996, Int. J. Remote Sens. 17"),
-    SpectralIndex("MNDWI", "Modified normalized difference water index", "(green - swir16) / (green + swir16)", "-1 to 1", "Xu 2006, Int. J. Remote Sens. 27"),
-    SpectralIndex("NDMI", "Normalized difference moisture index", "(nir - swir16) / (nir + swir16)", "-1 to 1", "Gao 1996, Remote Sens. Environ. 58"),
-    SpectralIndex("NDBI", "Normalized difference built-up index", "(swir16 - nir) / (swir16 + nir)", "-1 to 1", "Zha et al. 2003, Int. J. Remote Sens. 24"),
-    SpectralIndex("BSI", "Bare soil index", "((swir16 + red) - (nir + blue)) / ((swir16 + red) + (nir + blue))", "-1 to 1", "Rikimaru et al. 2002, Tropical Ecology 43"),
+    SpectralIndex(
+        "NDVI", "Normalized difference vegetation index", "(nir - red) / (nir + red)", "-1 to 1", "Rouse et al. 1974, NASA SP-351"
+    ),
+    SpectralIndex(
+        "EVI",
+        "Enhanced vegetation index",
+        "2.5 * (nir - red) / (nir + 6 * red - 7.5 * blue + 1)",
+        "about -1 to 1",
+        "Huete et al. 2002, Remote Sens. Environ. 83",
+    ),
+    SpectralIndex(
+        "SAVI", "Soil-adjusted vegetation index", "1.5 * (nir - red) / (nir + red + 0.5)", "-1 to 1", "Huete 1988, Remote Sens. Environ. 25"
+    ),
+    SpectralIndex(
+        "MSAVI",
+        "Modified soil-adjusted vegetation index",
+        "(2 * nir + 1 - ((2 * nir + 1) ** 2 - 8 * (nir - red)) ** 0.5) / 2",
+        "-1 to 1",
+        "Qi et al. 1994, Remote Sens. Environ. 48",
+    ),
+    SpectralIndex(
+        "GNDVI",
+        "Green normalized difference vegetation index",
+        "(nir - green) / (nir + green)",
+        "-1 to 1",
+        "Gitelson et al. 1996, Remote Sens. Environ. 58",
+    ),
+    SpectralIndex(
+        "NDRE",
+        "Normalized difference red edge",
+        "(nir08 - rededge1) / (nir08 + rededge1)",
+        "-1 to 1",
+        "Barnes et al. 2000, Proc. 5th Int. Conf. Precision Agriculture",
+    ),
+    SpectralIndex(
+        "NDWI", "Normalized difference water index", "(green - nir) / (green + nir)", "-1 to 1", "McFeeters 1996, Int. J. Remote Sens. 17"
+    ),
+    SpectralIndex(
+        "MNDWI",
+        "Modified normalized difference water index",
+        "(green - swir16) / (green + swir16)",
+        "-1 to 1",
+        "Xu 2006, Int. J. Remote Sens. 27",
+    ),
+    SpectralIndex(
+        "NDMI", "Normalized difference moisture index", "(nir - swir16) / (nir + swir16)", "-1 to 1", "Gao 1996, Remote Sens. Environ. 58"
+    ),
+    SpectralIndex(
+        "NDBI",
+        "Normalized difference built-up index",
+        "(swir16 - nir) / (swir16 + nir)",
+        "-1 to 1",
+        "Zha et al. 2003, Int. J. Remote Sens. 24",
+    ),
+    SpectralIndex(
+        "BSI",
+        "Bare soil index",
+        "((swir16 + red) - (nir + blue)) / ((swir16 + red) + (nir + blue))",
+        "-1 to 1",
+        "Rikimaru et al. 2002, Tropical Ecology 43",
+    ),
     SpectralIndex("NBR", "Normalized burn ratio", "(nir - swir22) / (nir + swir22)", "-1 to 1", "Key and Benson 2006, USDA RMRS-GTR-164"),
-    SpectralIndex("NDSI", "Normalized difference snow index", "(green - swir16) / (green + swir16)", "-1 to 1", "Hall et al. 1995, Remote Sens. Environ. 54"),
+    SpectralIndex(
+        "NDSI",
+        "Normalized difference snow index",
+        "(green - swir16) / (green + swir16)",
+        "-1 to 1",
+        "Hall et al. 1995, Remote Sens. Environ. 54",
+    ),
 )
 BY_NAME = {index.name: index for index in INDICES}
 
-_BINARY: dict[type, Callable[[object, object], object]] = {
+_BINARY: dict[type, Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
     ast.Pow: operator.pow,
 }
-_UNARY: dict[type, Callable[[object], object]] = {ast.USub: operator.neg, ast.UAdd: operator.pos}
+_UNARY: dict[type, Callable[[Any], Any]] = {ast.USub: operator.neg, ast.UAdd: operator.pos}
 
 
 class Formula:
@@ -78,7 +134,9 @@ class Formula:
         if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and not isinstance(node.value, bool):
             return []
         raise EngineError(
-            f"The formula has a part that is not allowed ({ast.unparse(node)})", self.text, f"use + - * / ** and {', '.join(BY_COMMON_NAME)}"
+            f"The formula has a part that is not allowed ({ast.unparse(node)})",
+            self.text,
+            f"use + - * / ** and {', '.join(BY_COMMON_NAME)}",
         )
 
     def __call__(self, reflectance: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -27,9 +27,7 @@ class LegendClass:
 
 def qml(legend: Sequence[LegendClass]) -> str:
     """A QGIS raster style (paletted renderer) with the names and colours; read by QGIS 3.22 and later from `<name>.qml`."""
-    entries = "".join(
-        f'<paletteEntry value="{each.code}" label={quoteattr(each.name)} color="{each.hex}" alpha="255"/>' for each in legend
-    )
+    entries = "".join(f'<paletteEntry value="{each.code}" label={quoteattr(each.name)} color="{each.hex}" alpha="255"/>' for each in legend)
     return (
         "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
         '<qgis version="3.22.0" styleCategories="Symbology"><pipe>'

@@ -26,7 +26,23 @@ GDAL_TYPES = {
     "float64": gdal.GDT_Float64,
 }
 NUMPY_TYPES = {code: name for name, code in GDAL_TYPES.items()}
-READ_DRIVERS = ["GTiff", "JP2OpenJPEG", "VRT", "HFA", "ENVI", "netCDF", "GPKG", "MEM", "SAGA", "AAIGrid", "RST", "KEA", "ERS", "PNG", "JPEG"]
+READ_DRIVERS = [
+    "GTiff",
+    "JP2OpenJPEG",
+    "VRT",
+    "HFA",
+    "ENVI",
+    "netCDF",
+    "GPKG",
+    "MEM",
+    "SAGA",
+    "AAIGrid",
+    "RST",
+    "KEA",
+    "ERS",
+    "PNG",
+    "JPEG",
+]
 """Formats read. A closed list: GDAL has drivers that run what a file says (WMS, PostGIS, plugins)."""
 REMOTE_DRIVERS = ["GTiff", "JP2OpenJPEG"]
 """Formats read over the network: nothing that can name further files."""
@@ -129,7 +145,11 @@ def describe(path: str, drivers: Sequence[str] = READ_DRIVERS) -> RasterInfo:
 def _band_info(band: gdal.Band, index: int, path: str) -> BandInfo:
     dtype = NUMPY_TYPES.get(band.DataType)
     if dtype is None:
-        raise EngineError(f"Band {index} has a type that cannot be used ({gdal.GetDataTypeName(band.DataType)})", path, "convert it to an integer or real type")
+        raise EngineError(
+            f"Band {index} has a type that cannot be used ({gdal.GetDataTypeName(band.DataType)})",
+            path,
+            "convert it to an integer or real type",
+        )
     return BandInfo(
         index,
         band.GetDescription() or f"Band {index}",
@@ -260,7 +280,9 @@ class RasterReader:
     def _warped(self) -> gdal.Dataset:
         if not hasattr(self._open, "warped"):
             if not self.grid.crs or not self._dataset().GetProjection():
-                raise EngineError("The raster has no coordinate reference system and lies on another grid", self.path, "assign its CRS first")
+                raise EngineError(
+                    "The raster has no coordinate reference system and lies on another grid", self.path, "assign its CRS first"
+                )
             floating = self.dtype.kind == "f"
             values = [("nan" if floating else 0) if n is None else n for n in self._nodata]
             bounds = self.grid.bounds
@@ -283,7 +305,6 @@ class RasterReader:
             if self._open.warped is None:
                 raise EngineError(f"The raster cannot be brought to the output's grid ({_cause()})", self.path, "check its CRS")
         return self._open.warped
-
 
     def _scale_options(self) -> list[str]:
         """The kernel's width for the whole grid: GDAL would guess it anew for every chunk, from the chunk's shape."""
@@ -352,7 +373,9 @@ class RasterWriter:
             except RuntimeError:
                 dataset = None
             if dataset is None:
-                raise EngineError(f"The output cannot be created ({_cause()})", path, "choose a folder you may write to, with enough free space")
+                raise EngineError(
+                    f"The output cannot be created ({_cause()})", path, "choose a folder you may write to, with enough free space"
+                )
             dataset.SetGeoTransform(grid.geotransform)
             if grid.crs:
                 dataset.SetProjection(grid.crs)

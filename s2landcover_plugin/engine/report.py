@@ -81,11 +81,19 @@ def selection_chart(selection: Selection) -> str:
     ks = list(selection.fits)
     curves = (
         (left, [f.inertia for f in selection.fits.values()], "Inertia (smaller is tighter)", selection.elbow_k, "elbow"),
-        (right, [f.davies_bouldin for f in selection.fits.values()], "Davies-Bouldin index (smaller is better)", selection.davies_bouldin_k, "minimum"),
+        (
+            right,
+            [f.davies_bouldin for f in selection.fits.values()],
+            "Davies-Bouldin index (smaller is better)",
+            selection.davies_bouldin_k,
+            "minimum",
+        ),
     )
     for axes, values, title, best, label in curves:
         axes.plot(ks, values, color="#332288", marker="o", markersize=4)
-        axes.plot([best], [values[ks.index(best)]], "o", markersize=12, markerfacecolor="none", markeredgecolor="#cc3311", markeredgewidth=2)
+        axes.plot(
+            [best], [values[ks.index(best)]], "o", markersize=12, markerfacecolor="none", markeredgecolor="#cc3311", markeredgewidth=2
+        )
         axes.annotate(f"{label}: k = {best}", (best, values[ks.index(best)]), xytext=(10, 12), textcoords="offset points", color="#cc3311")
         if best != selection.chosen:
             axes.axvline(selection.chosen, color="#888888", linestyle=":", linewidth=1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .blocks import Block, Reader, iter_blocks
+from .blocks import Block, Op, Reader, iter_blocks
 from .errors import EngineError
 from .features import FeatureSpace
 from .grid import Grid, Window
@@ -43,13 +43,8 @@ class _Offer:
     n_pixels: int
 
 
-class _PickPixels:
+class _PickPixels(Op):
     """Valid pixels of a block in an order drawn from the seed and the block's place; at most `limit` of them."""
-
-    halo = 0
-    outputs = ()
-    block_size = None
-    parallel = True
 
     def __init__(self, space: FeatureSpace, seed: int, limit: int) -> None:
         self.space = space
@@ -109,7 +104,11 @@ def draw_sample(reader: Reader, space: FeatureSpace, size: int, seed: int, progr
             break
     picks.close()
     if not offers:
-        raise EngineError("The raster has no valid pixel", getattr(reader, "path", "INPUT"), "choose an area or a date with data; 0 and the nodata value are not used")
+        raise EngineError(
+            "The raster has no valid pixel",
+            getattr(reader, "path", "INPUT"),
+            "choose an area or a date with data; 0 and the nodata value are not used",
+        )
     takes = _shares(counts, [offer.shape[1] for offer in offers], size)
     values = np.concatenate([offer[:, :take] for offer, take in zip(offers, takes)], axis=1)
     return Sample(np.ascontiguousarray(values.T), sum(counts) / max(seen, 1))

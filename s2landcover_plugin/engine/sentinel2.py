@@ -134,7 +134,7 @@ def spectral_bands(bands: Sequence[BandInfo], path: str, band_map: str = "") -> 
     Raises:
         EngineError: from the band map.
     """
-    known = {}
+    known: dict[str, int] = {}
     for band in bands:
         name = identify(band, path, alone=len(bands) == 1)
         if name in BY_NAME:
@@ -160,6 +160,8 @@ def choose_bands(bands: Sequence[BandInfo], path: str, wanted: Sequence[str]) ->
                 break
         else:
             if not (text.isdigit() and 1 <= int(text) <= len(bands)):
-                raise EngineError(f"The raster has no band {text}", path, f"choose from {', '.join(names)} or the numbers 1 to {len(bands)}")
+                raise EngineError(
+                    f"The raster has no band {text}", path, f"choose from {', '.join(names)} or the numbers 1 to {len(bands)}"
+                )
             chosen.append(int(text))
     return chosen

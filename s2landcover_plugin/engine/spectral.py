@@ -7,7 +7,7 @@ from typing import Sequence
 import numpy as np
 
 from . import indices
-from .blocks import Block, run_blocks
+from .blocks import Block, Op, run_blocks
 from .errors import EngineError
 from .features import FeatureSpace, feature_reader
 from .files import OutputFiles
@@ -17,12 +17,8 @@ from .raster import OutputBand, RasterWriter, describe
 from .version import VERSION
 
 
-class IndexOp:
+class IndexOp(Op):
     """Index features of a block; a pixel is valid per index, NaN elsewhere. Can be sent to another process."""
-
-    halo = 0
-    block_size = None
-    parallel = True
 
     def __init__(self, space: FeatureSpace) -> None:
         self.space = space
@@ -67,7 +63,9 @@ def run_indices(source: str, names: Sequence[str], band_map: str, output: str, p
         with RasterWriter(files.path(output), reader.grid, op.outputs, metadata=metadata) as writer:
             run_blocks(reader, op, [writer, tally], progress=progress)
         if not tally.valid:
-            raise EngineError("The raster has no valid pixel", source, "choose an area or a date with data; 0 and the nodata value are not used")
+            raise EngineError(
+                "The raster has no valid pixel", source, "choose an area or a date with data; 0 and the nodata value are not used"
+            )
     if tally.pixels:
         progress.warn(f"{tally.pixels} index values are undefined (division by zero) and became nodata.")
     return tally.pixels

@@ -33,7 +33,11 @@ class SearchOptions:
     """Which scenes. Shared by the Processing dialog and the engine."""
 
     catalog: str = option("earth-search", "Catalog", "Where to look; custom uses the address below.", choices=tuple(CATALOGS))
-    stac_url: str = option("", "Other STAC catalog (URL or file)", "API root, ItemCollection or static catalog. When given, it is used whatever the catalog above is.")
+    stac_url: str = option(
+        "",
+        "Other STAC catalog (URL or file)",
+        "API root, ItemCollection or static catalog. When given, it is used whatever the catalog above is.",
+    )
     collection: str = option("", "Collection", "Empty: sentinel-2-l2a.")
     start_date: str = ""
     end_date: str = ""
@@ -149,7 +153,9 @@ def _wanted(scene: Scene, options: SearchOptions, start: str, end: str) -> bool:
     return cloud <= options.max_cloud_cover
 
 
-def _items(address: str, options: SearchOptions, aoi: Aoi, start: str, end: str, progress: Progress) -> Iterator[tuple[dict[str, Any], str]]:
+def _items(
+    address: str, options: SearchOptions, aoi: Aoi, start: str, end: str, progress: Progress
+) -> Iterator[tuple[dict[str, Any], str]]:
     """Raw items with the address that their hrefs refer to."""
     document = http.read_json(address)
     if not isinstance(document, dict):
@@ -192,7 +198,9 @@ def _walk(document: dict[str, Any], address: str, progress: Progress, depth: int
             yield from _walk(inner, target, progress, depth + 1)
 
 
-def _search(address: str, options: SearchOptions, aoi: Aoi, start: str, end: str, progress: Progress) -> Iterator[tuple[dict[str, Any], str]]:
+def _search(
+    address: str, options: SearchOptions, aoi: Aoi, start: str, end: str, progress: Progress
+) -> Iterator[tuple[dict[str, Any], str]]:
     """Page through an API search; what the server does not advertise is not sent."""
     client_module, errors = require("pystac_client"), require("pystac_client.exceptions")
     requests = require("requests")

@@ -10,8 +10,8 @@ from typing import Any, Sequence
 import numpy as np
 
 from . import sentinel2
-from .blocks import Block, run_blocks
-from .crs import Aoi
+from .blocks import Block, Op, run_blocks
+from .crs import Aoi, is_geographic
 from .errors import EngineError
 from .files import OutputFiles
 from .grid import Grid, Window
@@ -64,23 +64,29 @@ class BandSource:
 
 
 def stack_grid(grids: dict[str, Grid], resolution_m: int) -> Grid:
-    """The grid of the bands whose native resolution is the one asked for; else the finest band's, scaled.
+    """The grid of a stack: pixels of 10, 20 or 60 m on a lattice of the files themselves.
 
-    Where files are coarser than Sentinel-2 (overviews, resampled archives) the grid keeps their pixel size: a 10 m band that comes
-    at 120 m stays at 120 m.
+    Files whose finest pixels are neither 10, 20 nor 60 m (overviews, degrees) are scaled alike: a 10 m band that comes at 120 m stays
+    at 120 m when 10 m are asked for. Without any Sentinel-2 band: the finest file's own grid.
 
     Args:
         grids: band name -> grid of the whole file it stands in, so that the result lies on the scene's own grid.
     """
     spectral = {name: grid for name, grid in grids.items() if name != sentinel2.SCL} or grids
+    finest = min(spectral.values(), key=lambda grid: grid.pixel_size)
     native = {name: sentinel2.BY_NAME[name].resolution_m for name in spectral if name in sentinel2.BY_NAME}
-    exact = [spectral[name] for name, metres in native.items() if metres == resolution_m]
-    if exact:
-        return min(exact, key=lambda grid: grid.pixel_size)
-    finest = min(spectral, key=lambda name: spectral[name].pixel_size)
-    if finest not in native:
-        return spectral[finest]
-    return spectral[finest].scaled(resolution_m / native[finest])
+    if not native:
+        return finest
+    lead = min(native, key=lambda name: (native[name], spectral[name].pixel_size))
+    target = resolution_m * (1.0 if _is_sentinel2_size(finest) else spectral[lead].pixel_size[0] / native[lead])
+    for grid in spectral.values():
+        if abs(grid.pixel_size[0] - target) < 1e-6 * target:
+            return grid
+    return finest.scaled(target / finest.pixel_size[0])
+
+
+def _is_sentinel2_size(grid: Grid) -> bool:
+    return not is_geographic(grid.crs) and any(abs(grid.pixel_size[0] - metres) < 0.01 for metres in map(int, RESOLUTIONS))
 
 
 def source_readers(sources: Sequence[BandSource], grid: Grid, resampling: str) -> StackedReader:
@@ -93,15 +99,11 @@ def source_readers(sources: Sequence[BandSource], grid: Grid, resampling: str) -
     return StackedReader(readers)
 
 
-class ToReflectanceDn:
+class ToReflectanceDn(Op):
     """Stored numbers -> DN = reflectance x 10000, clipped at 1; 0 is nodata. Can be sent to another process.
 
     Each band keeps its own nodata pixels; a pixel is valid where any band is. An SCL plane behind the bands masks.
     """
-
-    halo = 0
-    block_size = None
-    parallel = True
 
     def __init__(self, sources: Sequence[BandSource], mask_classes: Sequence[int] = ()) -> None:
         """
@@ -198,12 +200,16 @@ def run_stack(inputs: Sequence[str], output: str, options: StackOptions, aoi: Ao
     for path in inputs:
         for source in file_sources(path, options.offset_policy):
             if source.name in found:
-                raise EngineError(f"The band {source.name} is there twice", f"{found[source.name].info.path} and {path}", "leave one of them out")
+                raise EngineError(
+                    f"The band {source.name} is there twice", f"{found[source.name].info.path} and {path}", "leave one of them out"
+                )
             found[source.name] = source
     sources = _chosen(found, options.bands)
     scl = found.get(sentinel2.SCL)
     if options.mask_clouds and scl is None:
-        raise EngineError("Clouds cannot be masked without the scene classification", "MASK_CLOUDS, INPUTS", "add the SCL file to the inputs")
+        raise EngineError(
+            "Clouds cannot be masked without the scene classification", "MASK_CLOUDS, INPUTS", "add the SCL file to the inputs"
+        )
     grid = stack_grid({source.name: source.info.grid for source in sources}, int(options.resolution))
     if aoi is not None:
         window = grid.window_of(aoi.bounds_in(grid.crs))
@@ -217,9 +223,24 @@ def run_stack(inputs: Sequence[str], output: str, options: StackOptions, aoi: Ao
             f"Nothing in the files says whether {', '.join(unsure)} carry the BOA offset of processing baseline 04.00 and later; "
             "none is assumed. Set OFFSET_POLICY to apply if they do."
         )
-    metadata = stack_metadata("bandstack", sources, {"S2LC_PARAMETERS": json.dumps({"resolution": options.resolution, "resampling": options.resampling, "offset_policy": options.offset_policy, "mask_clouds": options.mask_clouds})})
+    metadata = stack_metadata(
+        "bandstack",
+        sources,
+        {
+            "S2LC_PARAMETERS": json.dumps(
+                {
+                    "resolution": options.resolution,
+                    "resampling": options.resampling,
+                    "offset_policy": options.offset_policy,
+                    "mask_clouds": options.mask_clouds,
+                }
+            )
+        },
+    )
     with OutputFiles() as files:
-        share = write_stack(sources, scl if options.mask_clouds else None, grid, files.path(output), _Mask(options.resampling), metadata, progress)
+        share = write_stack(
+            sources, scl if options.mask_clouds else None, grid, files.path(output), _Mask(options.resampling), metadata, progress
+        )
         if share == 0:
             raise EngineError("The stack has no valid pixel", "INPUTS", "choose an area with data: DN 0 is nodata")
     return StackReport(tuple(source.name for source in sources), grid, share)
@@ -233,7 +254,11 @@ class _Mask:
 
 def stack_metadata(algorithm: str, sources: Sequence[BandSource], facts: dict[str, str]) -> dict[str, str]:
     """Provenance of a stack for its GeoTIFF."""
-    radiometry = {s.name: {"gain": s.decision.gain, "add_dn": s.decision.add_dn, "reason": s.decision.reason} for s in sources if s.name != sentinel2.SCL}
+    radiometry = {
+        s.name: {"gain": s.decision.gain, "add_dn": s.decision.add_dn, "reason": s.decision.reason}
+        for s in sources
+        if s.name != sentinel2.SCL
+    }
     return {"S2LC_ALGORITHM": algorithm, "S2LC_VERSION": VERSION, "S2LC_RADIOMETRY": json.dumps(radiometry), **facts}
 
 
