@@ -2,9 +2,9 @@
 
 from qgis.core import QgsProcessingParameterExtent, QgsProcessingParameterMultipleLayers
 
+from ..engine.bandfiles import StackOptions, run_stack
 from ..engine.crs import Aoi
 from ..engine.errors import EngineError
-from ..engine.stack import StackOptions, run_stack
 from .base import RASTER_SOURCE, Algorithm, raster_file
 from .scenes import GROUP, crs_text
 

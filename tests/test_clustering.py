@@ -14,6 +14,7 @@ from sklearn.metrics import davies_bouldin_score
 
 from s2landcover_plugin.engine import clustering, sampling
 from s2landcover_plugin.engine.areas import run_areas
+from s2landcover_plugin.engine.bandfiles import StackOptions, run_stack
 from s2landcover_plugin.engine.clustering import ClusterOptions, ClusterOutputs, run_clustering, run_selection
 from s2landcover_plugin.engine.errors import Cancelled, EngineError
 from s2landcover_plugin.engine.features import feature_reader
@@ -21,7 +22,6 @@ from s2landcover_plugin.engine.grid import Grid
 from s2landcover_plugin.engine.progress import Progress
 from s2landcover_plugin.engine.raster import describe
 from s2landcover_plugin.engine.selection import knee, select_n_clusters
-from s2landcover_plugin.engine.stack import StackOptions, run_stack
 
 from .conftest import Messages, read, write_raster
 

@@ -18,7 +18,7 @@ ENGINE = sorted((ROOT / "s2landcover_plugin" / "engine").glob("*.py"))
 ALGORITHMS = sorted((ROOT / "algorithms").glob("*.py"))
 FOUNDATION = ["errors", "progress", "options", "version", "packages", "legend", "palette", "grid", "crs", "files", "raster", "blocks"]
 """Modules that operations stand on, lowest first; one may import only those before it."""
-OPERATIONS = {"fetch", "spectral", "clustering", "areas"}
+OPERATIONS = {"fetch", "bandfiles", "spectral", "clustering", "areas"}
 MAY_OPEN_DATASETS = {"raster.py"}
 MAY_USE_NETWORK = {"http.py", "stac.py"}
 

@@ -9,13 +9,14 @@ import pytest
 from osgeo import gdal
 
 from s2landcover_plugin.engine import indices, radiometry, sentinel2
+from s2landcover_plugin.engine.bandfiles import StackOptions, run_stack
 from s2landcover_plugin.engine.crs import Aoi
 from s2landcover_plugin.engine.errors import EngineError
 from s2landcover_plugin.engine.grid import Grid
 from s2landcover_plugin.engine.progress import Progress
 from s2landcover_plugin.engine.raster import BandInfo
 from s2landcover_plugin.engine.spectral import run_indices
-from s2landcover_plugin.engine.stack import StackOptions, run_stack, stack_grid
+from s2landcover_plugin.engine.stack import stack_grid
 
 from .conftest import read, shared_data, write_raster
 
@@ -105,6 +106,22 @@ def test_clouds_are_masked_by_the_scene_classification(tmp_path):
     np.testing.assert_array_equal(read(tmp_path / "s.tif"), [expected])
     with pytest.raises(EngineError, match="scene classification"):
         run_stack([red], str(tmp_path / "s.tif"), StackOptions(mask_clouds=True), None, Progress())
+
+
+def test_indices_make_a_stack_of_real_numbers(tmp_path):
+    red = np.array([[[1000, 0, 2000, 0]]], np.uint16)
+    nir = np.array([[[3000, 4000, 0, 0]]], np.uint16)
+    paths = [write_raster(tmp_path / f"{n}.tif", d) for n, d in (("B04", red), ("B08", nir))]
+    report = run_stack(paths, str(tmp_path / "s.tif"), StackOptions(indices=("NDVI",)), None, Progress())
+    assert report.bands == ("B04", "B08", "NDVI")
+    none = -9999
+    expected = [[[0.1, none, 0.2, none]], [[0.3, 0.4, none, none]], [[0.5, none, none, none]]]
+    np.testing.assert_allclose(read(tmp_path / "s.tif"), expected, rtol=1e-6)
+    with pytest.raises(EngineError, match="BSI needs the band B11"):
+        run_stack(paths, str(tmp_path / "e.tif"), StackOptions(indices=("BSI",)), None, Progress())
+    with pytest.raises(EngineError, match="one of the inputs"):
+        run_stack(paths, paths[0], StackOptions(), None, Progress())
+    np.testing.assert_array_equal(read(paths[0]), red)
 
 
 def test_missing_and_doubled_bands_are_named(t48que, tmp_path):

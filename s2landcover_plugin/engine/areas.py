@@ -106,7 +106,7 @@ def run_areas(source: str, table: str, html: str, progress: Progress) -> AreaRep
     report = AreaReport(
         tuple(legend), tuple(int(tally.pixels[c.code]) for c in legend), tuple(float(tally.hectares[c.code]) for c in legend)
     )
-    with OutputFiles() as files:
+    with OutputFiles([source]) as files:
         if table:
             files.write_text(table, tally.table(legend))
         if html:

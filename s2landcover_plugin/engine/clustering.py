@@ -274,7 +274,7 @@ def run_selection(source: str, options: ClusterOptions, table: str, html: str, p
     scaled, _, _ = _scaled_sample(reader, space, options, progress.part(0, 0.2))
     selection = select_n_clusters(scaled, _limits(options), options.selection, source, progress.part(0.2, 1))
     progress.info(selection.reason)
-    with OutputFiles() as files:
+    with OutputFiles([source]) as files:
         if table:
             files.write_text(table, selection.table())
         if html:
@@ -326,7 +326,7 @@ def _write_map(
     legend = model.legend()
     tally = ClassTally(reader.grid, len(legend) + 1)
     op = NearestCenter(space, model)
-    with OutputFiles() as files:
+    with OutputFiles([reader.path]) as files:
         raster = files.path(outputs.raster)
         with RasterWriter(raster, reader.grid, op.outputs, metadata=provenance, legend=legend) as writer:
             run_blocks(reader, op, [writer, tally], progress=progress.part(0.5, 0.95))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Sequence
+from typing import Mapping, Sequence
 
 import numpy as np
 
@@ -82,11 +82,12 @@ def feature_reader(
     chosen = sentinel2.choose_bands(info.bands, info.path, bands) if with_bands else []
     known = sentinel2.spectral_bands(info.bands, info.path, band_map)
     features = [_band_feature(info, index) for index in chosen]
+    have = f"{info.path} (bands: {', '.join(band.name for band in info.bands)})"
     extra = []
     for name in index_names:
         formula = index_formula(name)
         for needed in formula.bands:
-            index = band_for(needed, known, info, name)
+            index = known[needed] = band_for(needed, known, have, name)
             if index not in chosen and index not in extra:
                 extra.append(index)
         features.append(Feature(name, formula.text))
@@ -114,20 +115,23 @@ def index_formula(name: str) -> indices.Formula:
     return indices.Formula(indices.BY_NAME[name].formula)
 
 
-def band_for(common_name: str, known: dict[str, int], info: RasterInfo, index_name: str) -> int:
-    """1-based index of the band that an index needs; B8A stands in for a missing B08.
+def band_for(common_name: str, known: Mapping[str, int], have: str, index_name: str) -> int:
+    """Where the band that an index needs is; B8A stands in for a missing B08.
+
+    Args:
+        known: common name -> position.
+        have: what there is instead, for the message.
 
     Raises:
-        EngineError: the raster lacks it.
+        EngineError: there is none.
     """
     if common_name in known:
         return known[common_name]
     if common_name == "nir" and "nir08" in known:
         return known["nir08"]
     band = sentinel2.BY_COMMON_NAME[common_name]
-    names = ", ".join(each.name for each in info.bands)
     raise EngineError(
-        f"{index_name} needs the band {band.name} ({common_name}), which the raster does not have",
-        f"{info.path} (bands: {names})",
+        f"{index_name} needs the band {band.name} ({common_name}), which is not there",
+        have,
         f"add the band, or tell which one it is with BAND_MAP ({common_name}=1)",
     )

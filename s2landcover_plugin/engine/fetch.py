@@ -26,6 +26,7 @@ from .stack import (
     RESAMPLINGS,
     RESOLUTIONS,
     BandSource,
+    StackPlan,
     stack_grid,
     stack_metadata,
     write_stack,
@@ -92,12 +93,6 @@ class FetchReport:
     bytes_read: int
 
 
-@dataclass(frozen=True)
-class _Mask:
-    resampling: str
-    mask_classes: tuple[int, ...]
-
-
 def choose_scene(scenes: list[Scene], selection: str, progress: Progress) -> Scene:
     """One scene out of those found: enough of the area covered first, then cloud cover or date."""
     best = max(scene.aoi_share for scene in scenes)
@@ -145,10 +140,10 @@ def run_fetch(
             "S2LC_DATETIME": scene.datetime,
             "S2LC_PARAMETERS": json.dumps({**asdict(search), **asdict(options)}),
         }
-        mask = _Mask(options.resampling, tuple(int(code) for code in options.mask_classes))
-        share = write_stack(
-            sources, scl, grid, files.path(output), mask, stack_metadata("stacfetch", sources, facts), progress.part(0.7, 1.0)
-        )
+        metadata = stack_metadata("stacfetch", sources, facts)
+        classes = tuple(int(code) for code in options.mask_classes)
+        plan = StackPlan(tuple(sources), grid, options.resampling, metadata, scl, classes)
+        share = write_stack(plan, files.path(output), progress.part(0.7, 1.0))
         if share == 0:
             raise EngineError(
                 "The scene has no valid pixel in the area",

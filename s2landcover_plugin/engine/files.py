@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 from types import TracebackType
+from typing import Sequence
 
 from .errors import EngineError
 
@@ -20,7 +21,12 @@ class OutputFiles:
     Use as a context manager; leaving it with an exception removes all that was begun and touches no older file.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, inputs: Sequence[str] = ()) -> None:
+        """
+        Args:
+            inputs: files that the run reads, which it must not replace.
+        """
+        self._inputs = tuple(inputs)
         self._pending: dict[Path, Path] = {}
         self._folders: list[Path] = []
 
@@ -31,7 +37,7 @@ class OutputFiles:
         """The temporary path to write `destination` under.
 
         Raises:
-            EngineError: the folder does not exist or cannot be written, or the destination is a folder.
+            EngineError: the folder does not exist or cannot be written, or the destination is a folder or an input.
         """
         final = Path(destination).absolute()
         for known, temporary in self._pending.items():
@@ -41,6 +47,8 @@ class OutputFiles:
             raise EngineError("The output folder does not exist", str(final.parent), "create it, or choose another folder")
         if final.is_dir():
             raise EngineError("The output is a folder", str(final), "add a file name")
+        if final.exists() and any(os.path.exists(source) and os.path.samefile(source, final) for source in self._inputs):
+            raise EngineError("The output is one of the inputs", str(final), "choose another name")
         try:
             folder = Path(tempfile.mkdtemp(prefix=f".{final.stem}-", dir=final.parent))
         except OSError as err:

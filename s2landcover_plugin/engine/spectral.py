@@ -59,7 +59,7 @@ def run_indices(source: str, names: Sequence[str], band_map: str, output: str, p
     op, tally = IndexOp(space), UndefinedTally()
     metadata = {"S2LC_ALGORITHM": "spectralindices", "S2LC_VERSION": VERSION}
     metadata |= {key: info.metadata[key] for key in ("S2LC_SCENES", "S2LC_DATETIME") if key in info.metadata}
-    with OutputFiles() as files:
+    with OutputFiles([source]) as files:
         with RasterWriter(files.path(output), reader.grid, op.outputs, metadata=metadata) as writer:
             run_blocks(reader, op, [writer, tally], progress=progress)
         if not tally.valid:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, Sequence
 
 import numpy as np
 
-from . import sentinel2
+from . import indices, sentinel2
 from .blocks import Block, Op, run_blocks
-from .crs import Aoi, is_geographic
-from .errors import EngineError
-from .files import OutputFiles
+from .crs import is_geographic
+from .features import Feature, FeatureSpace, band_for, index_formula
 from .grid import Grid, Window
-from .options import check_options, option
 from .progress import Progress
-from .radiometry import REFLECTANCE_SCALE, RadiometricDecision, decide_for_file
-from .raster import OutputBand, RasterInfo, RasterReader, RasterWriter, StackedReader, describe
+from .radiometry import REFLECTANCE_SCALE, RadiometricDecision
+from .raster import OutputBand, RasterInfo, RasterReader, RasterWriter, StackedReader
 from .version import VERSION
 
 RESOLUTIONS = ("10", "20", "60")
@@ -27,23 +24,6 @@ OFFSET_POLICIES = ("auto", "apply", "none")
 DN_MAX = 65535
 
 RESAMPLING_OPTION_HELP = "For bands coarser than the output. Finer bands are averaged; the scene classification is always nearest."
-
-
-@dataclass(frozen=True)
-class StackOptions:
-    """How band files become one stack."""
-
-    bands: tuple[str, ...] = ()
-    resolution: str = option("10", "Resolution (m)", "Grid of the 10, 20 or 60 m bands.", choices=RESOLUTIONS)
-    resampling: str = option("bilinear", "Resampling", RESAMPLING_OPTION_HELP, choices=RESAMPLINGS, advanced=True)
-    offset_policy: str = option(
-        "auto",
-        "BOA offset",
-        "auto: what the file's own scale and offset say. apply: subtract 1000 from every DN. none: leave the DN.",
-        choices=OFFSET_POLICIES,
-        advanced=True,
-    )
-    mask_clouds: bool = option(False, "Mask clouds", "Set clouds, cirrus and cloud shadows of the scene classification (SCL) to nodata.")
 
 
 @dataclass(frozen=True)
@@ -136,6 +116,27 @@ def _to_dn(stored: np.ndarray, decision: RadiometricDecision | None, nodata: flo
     np.multiply(np.clip(np.rint(values), 1, DN_MAX), valid, out=plane, casting="unsafe")
 
 
+class WithIndices(Op):
+    """A stack op followed by indices: reflectance 0 to 1 and index values, Float32. Can be sent to another process."""
+
+    def __init__(self, stacked: ToReflectanceDn, space: FeatureSpace) -> None:
+        self.stacked = stacked
+        self.space = space
+        bands = tuple(replace(band, dtype="float32", nodata=indices.NODATA, scale=None) for band in stacked.outputs)
+        extra = tuple(OutputBand(feature.name, "float32", indices.NODATA) for feature in space.features if feature.formula)
+        self.outputs = (*bands, *extra)
+
+    def __call__(self, block: Block) -> Block:
+        result = self.stacked(block)
+        dn = np.asarray(result.data)
+        bands = np.where(dn > 0, dn * np.float32(REFLECTANCE_SCALE), np.float32(indices.NODATA))
+        values = self.space.indices_of(dn.reshape(len(dn), -1), "float64").reshape(-1, *dn.shape[1:])
+        for value, formula in zip(values, self.space.formulas):
+            needed = [self.space.planes[name] for name in formula.bands]
+            value[~(np.isfinite(value) & (dn[needed] > 0).all(axis=0))] = indices.NODATA
+        return Block(np.concatenate([bands, values.astype(np.float32)]), result.valid, result.window)
+
+
 class ValidTally:
     """A sink that counts pixels with any valid band."""
 
@@ -154,102 +155,48 @@ class ValidTally:
         return self.valid / max(self.pixels, 1)
 
 
-def write_stack(
-    sources: Sequence[BandSource],
-    scl: BandSource | None,
-    grid: Grid,
-    path: str,
-    options: Any,
-    metadata: dict[str, str],
-    progress: Progress,
-) -> float:
-    """Write the stack under `path` (from OutputFiles); returns the share of valid pixels.
+@dataclass(frozen=True)
+class StackPlan:
+    """All that is needed to write a stack."""
 
-    Args:
-        scl: the scene classification to mask with, if any.
-        options: has `resampling` and `mask_classes`.
+    sources: tuple[BandSource, ...]
+    grid: Grid
+    resampling: str
+    metadata: dict[str, str]
+    scl: BandSource | None = None
+    """The scene classification to mask with, if any."""
+    mask_classes: tuple[int, ...] = ()
+    index_names: tuple[str, ...] = ()
+    """Spectral indices to add; the stack is then Float32."""
+
+
+def write_stack(plan: StackPlan, path: str, progress: Progress) -> float:
+    """Write a stack under `path` (from OutputFiles); returns the share of valid pixels.
+
+    Raises:
+        EngineError: an index needs a band that is not among the sources.
     """
-    classes = options.mask_classes if scl else ()
-    reader = source_readers([*sources, *([scl] if scl else [])], grid, options.resampling)
-    op = ToReflectanceDn(sources, classes)
+    mask = [plan.scl] if plan.scl and plan.mask_classes else []
+    reader = source_readers([*plan.sources, *mask], plan.grid, plan.resampling)
+    stacked = ToReflectanceDn(plan.sources, plan.mask_classes if mask else ())
+    op = WithIndices(stacked, _index_space(plan.sources, plan.index_names)) if plan.index_names else stacked
     tally = ValidTally()
-    with RasterWriter(path, grid, op.outputs, metadata=metadata) as writer:
+    with RasterWriter(path, plan.grid, op.outputs, metadata=plan.metadata) as writer:
         run_blocks(reader, op, [writer, tally], progress=progress)
     return tally.share
 
 
-@dataclass(frozen=True)
-class StackReport:
-    """A written stack."""
-
-    bands: tuple[str, ...]
-    grid: Grid
-    valid_share: float
-
-
-def run_stack(inputs: Sequence[str], output: str, options: StackOptions, aoi: Aoi | None, progress: Progress) -> StackReport:
-    """Stack band files (one band each, or many) on one grid.
-
-    Raises:
-        EngineError: a file cannot be read, a named band is missing or there twice, or the area lies outside the files.
-    """
-    check_options(options)
-    if not inputs:
-        raise EngineError("There is nothing to stack", "INPUTS", "choose at least one raster")
-    found: dict[str, BandSource] = {}
-    for path in inputs:
-        for source in file_sources(path, options.offset_policy):
-            if source.name in found:
-                raise EngineError(
-                    f"The band {source.name} is there twice", f"{found[source.name].info.path} and {path}", "leave one of them out"
-                )
-            found[source.name] = source
-    sources = _chosen(found, options.bands)
-    scl = found.get(sentinel2.SCL)
-    if options.mask_clouds and scl is None:
-        raise EngineError(
-            "Clouds cannot be masked without the scene classification", "MASK_CLOUDS, INPUTS", "add the SCL file to the inputs"
-        )
-    grid = stack_grid({source.name: source.info.grid for source in sources}, int(options.resolution))
-    if aoi is not None:
-        window = grid.window_of(aoi.bounds_in(grid.crs))
-        clipped = window.clipped(grid.width, grid.height)
-        if not clipped.width or not clipped.height:
-            raise EngineError("The area lies outside the rasters", "EXTENT", "choose an extent that overlaps the inputs")
-        grid = grid.cropped(clipped)
-    unsure = [s.name for s in sources if not s.decision.certain and s.name != sentinel2.SCL]
-    if unsure and options.offset_policy == "auto":
-        progress.warn(
-            f"Nothing in the files says whether {', '.join(unsure)} carry the BOA offset of processing baseline 04.00 and later; "
-            "none is assumed. Set OFFSET_POLICY to apply if they do."
-        )
-    metadata = stack_metadata(
-        "bandstack",
-        sources,
-        {
-            "S2LC_PARAMETERS": json.dumps(
-                {
-                    "resolution": options.resolution,
-                    "resampling": options.resampling,
-                    "offset_policy": options.offset_policy,
-                    "mask_clouds": options.mask_clouds,
-                }
-            )
-        },
-    )
-    with OutputFiles() as files:
-        share = write_stack(
-            sources, scl if options.mask_clouds else None, grid, files.path(output), _Mask(options.resampling), metadata, progress
-        )
-        if share == 0:
-            raise EngineError("The stack has no valid pixel", "INPUTS", "choose an area with data: DN 0 is nodata")
-    return StackReport(tuple(source.name for source in sources), grid, share)
-
-
-@dataclass(frozen=True)
-class _Mask:
-    resampling: str
-    mask_classes: tuple[int, ...] = sentinel2.CLOUD_CLASSES
+def _index_space(sources: Sequence[BandSource], names: Sequence[str]) -> FeatureSpace:
+    """Indices over the DN planes of a stack."""
+    planes = {sentinel2.BY_NAME[s.name].common_name: i for i, s in enumerate(sources) if s.name in sentinel2.BY_NAME}
+    have = ", ".join(source.name for source in sources)
+    features = []
+    for name in names:
+        formula = index_formula(name)
+        for band in formula.bands:
+            planes[band] = band_for(band, planes, have, name)
+        features.append(Feature(name, formula.text))
+    return FeatureSpace(features, np.full(len(sources), REFLECTANCE_SCALE), np.zeros(len(sources)), planes)
 
 
 def stack_metadata(algorithm: str, sources: Sequence[BandSource], facts: dict[str, str]) -> dict[str, str]:
@@ -260,27 +207,3 @@ def stack_metadata(algorithm: str, sources: Sequence[BandSource], facts: dict[st
         if s.name != sentinel2.SCL
     }
     return {"S2LC_ALGORITHM": algorithm, "S2LC_VERSION": VERSION, "S2LC_RADIOMETRY": json.dumps(radiometry), **facts}
-
-
-def file_sources(path: str, offset_policy: str) -> list[BandSource]:
-    """The bands of a file with their names and radiometry."""
-    info = describe(path)
-    alone = len(info.bands) == 1
-    sources = []
-    for band in info.bands:
-        name = sentinel2.identify(band, path, alone=alone)
-        if name == f"Band {band.index}":
-            name = f"{Path(path).stem}_{band.index}"
-        sources.append(BandSource(name, info, band.index, decide_for_file(band, path, offset_policy)))
-    return sources
-
-
-def _chosen(found: dict[str, BandSource], wanted: Sequence[str]) -> list[BandSource]:
-    if not wanted:
-        order = [band.name for band in sentinel2.BANDS]
-        spectral = [source for name, source in found.items() if name != sentinel2.SCL] or list(found.values())
-        return sorted(spectral, key=lambda s: order.index(s.name) if s.name in order else len(order))
-    missing = [name for name in wanted if name not in found]
-    if missing:
-        raise EngineError(f"The band {missing[0]} is missing", "BANDS, INPUTS", f"add its file, or choose from {', '.join(found)}")
-    return [found[name] for name in wanted]
