@@ -25,7 +25,7 @@ class BandStack(Algorithm):
 
     def define(self):
         self.add(QgsProcessingParameterMultipleLayers("INPUTS", self.tr("Band files"), RASTER_SOURCE))
-        self.add_text("BANDS", "Bands", "Names, comma-separated (B02,B03,B04,B08), in the order wanted. Empty: all but SCL.")
+        self.add_text("BANDS", "Bands (empty: all)", "Names, comma-separated (B02,B03,B04,B08), in the order wanted. Empty: all but SCL.")
         self.add_options(StackOptions)
         self.add(QgsProcessingParameterExtent("EXTENT", self.tr("Extent"), None, True), "Empty: everything.")
         self.add_output_raster("OUTPUT", "Stack")

@@ -10,7 +10,7 @@ GROUP = ("landcover", "Land cover")
 def add_feature_parameters(algorithm):
     """Add the raster and what of it is used."""
     algorithm.add_raster(help="A stack of bands, such as the output of Fetch bands or Stack bands.")
-    algorithm.add_text("BANDS", "Bands", "Names or numbers, comma-separated (B02,B03,B04,B08 or 1,2,3). Empty: all but SCL.")
+    algorithm.add_text("BANDS", "Bands (empty: all)", "Names or numbers, comma-separated (B02,B03,B04,B08 or 1,2,3). Empty: all but SCL.")
     algorithm.add_choices("INDICES", "Spectral indices to add", [index.name for index in INDICES])
     algorithm.add_text("BAND_MAP", "Band map", "For indices of files without band names: red=3,nir=4.", advanced=True)
 

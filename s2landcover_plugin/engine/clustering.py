@@ -38,7 +38,11 @@ class ClusterOptions:
     band_map: str = ""
     method: str = option("kmeans", "Method", "k-means groups pixels around centres of equal weight.", choices=("kmeans",))
     n_clusters: int = option(
-        0, "Number of clusters", "0 chooses the number from the quality indices, between the two limits below.", min=0, max=MAX_CLUSTERS
+        0,
+        "Number of clusters (0 = choose)",
+        "0 chooses the number from the quality indices, between the two limits below.",
+        min=0,
+        max=MAX_CLUSTERS,
     )
     selection: str = option(
         "elbow",
@@ -141,9 +145,8 @@ class NearestCenter(Op):
         stored = data.reshape(len(data), -1)
         codes = np.empty(stored.shape[1], np.uint8)
         defined = self._assign(stored, codes)
-        codes = codes.reshape(data.shape[1:])
         valid = block.valid if defined is None else block.valid & defined.reshape(block.valid.shape)
-        return Block((codes,), valid, block.window)
+        return Block((codes.reshape(data.shape[1:]),), valid, block.window)
 
     def _assign(self, stored: np.ndarray, codes: np.ndarray) -> np.ndarray | None:
         """Fill codes; the result tells which pixels have all their indices defined (None: all)."""

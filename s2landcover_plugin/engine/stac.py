@@ -165,12 +165,16 @@ def _items(
         yield from ((item, _self_href(item, address)) for item in document.get("features", []))
     elif kind == "Feature":
         yield document, _self_href(document, address)
-    elif kind in ("Catalog", "Collection") and document.get("conformsTo"):
+    elif kind in ("Catalog", "Collection") and (document.get("conformsTo") or _has_search(document)):
         yield from _search(address, options, aoi, start, end, progress)
     elif kind in ("Catalog", "Collection"):
         yield from _walk(document, address, progress, 0)
     else:
         raise EngineError("The catalog is not STAC", address, "give a STAC API, an ItemCollection or a static catalog")
+
+
+def _has_search(document: dict[str, Any]) -> bool:
+    return any(link.get("rel") == "search" for link in document.get("links") or [])
 
 
 def _self_href(item: dict[str, Any], address: str) -> str:

@@ -102,7 +102,7 @@ class ToReflectanceDn(Op):
             _to_dn(stored, decision, nodata, plane)
         if self.mask_classes:
             planes[:, np.isin(data[-1], self.mask_classes)] = 0
-        return Block(planes, planes.any(axis=0), block.window)
+        return Block(planes, np.asarray(planes.any(axis=0)), block.window)
 
 
 def _to_dn(stored: np.ndarray, decision: RadiometricDecision | None, nodata: float, plane: np.ndarray) -> None:
