@@ -113,7 +113,8 @@ class Algorithm(QgsProcessingAlgorithm):
         name, label = field.name.upper(), self.tr(facts.label)
         if facts.choices:
             default = list(field.default) if facts.multiple else field.default
-            return QgsProcessingParameterEnum(name, label, list(facts.choices), facts.multiple, default, False, True)
+            optional = facts.multiple and not default
+            return QgsProcessingParameterEnum(name, label, list(facts.choices), facts.multiple, default, optional, True)
         if isinstance(field.default, bool):
             return QgsProcessingParameterBoolean(name, label, field.default)
         if isinstance(field.default, (int, float)):
