@@ -1,6 +1,5 @@
 """What all algorithms share: errors, progress and cancel adapted once; parameters made from the engine's options."""
 
-import dataclasses
 import os
 
 from qgis.core import (
@@ -21,12 +20,13 @@ from qgis.core import (
 from qgis.PyQt.QtCore import QCoreApplication
 from qgis.PyQt.QtGui import QIcon
 
+from .. import engine
 from ..engine.errors import Cancelled, EngineError
 from ..engine.options import option_fields
 from ..engine.progress import Progress
 from .styling import show_classes
 
-ICON = os.path.join(os.path.dirname(__file__), "..", "icon.svg")
+ICON = os.path.join(os.path.dirname(os.path.dirname(engine.__file__)), "icon.svg")
 
 
 class Algorithm(QgsProcessingAlgorithm):
@@ -76,6 +76,20 @@ class Algorithm(QgsProcessingAlgorithm):
     def compute(self, parameters, context, progress):
         """Do the work; return the outputs by name."""
         raise NotImplementedError
+
+    def checkParameterValues(self, parameters, context):
+        """Accept what a script would naturally write for an enumeration: 10 for "10", and "B02, B03" with a space."""
+        return super().checkParameterValues({name: self._plain(name, value) for name, value in parameters.items()}, context)
+
+    def _plain(self, name, value):
+        definition = self.parameterDefinition(name)
+        if not isinstance(definition, QgsProcessingParameterEnum) or not definition.usesStaticStrings():
+            return value
+        if definition.allowMultiple() and isinstance(value, str):
+            return ",".join(text.strip() for text in value.split(","))
+        if definition.allowMultiple() and isinstance(value, (list, tuple)):
+            return [str(each) for each in value]
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
     def processAlgorithm(self, parameters, context, feedback):
         progress = Progress(
@@ -191,7 +205,8 @@ class Algorithm(QgsProcessingAlgorithm):
             if facts.multiple:
                 values[field.name] = self.texts(parameters, name, context)
             elif facts.choices:
-                values[field.name] = self.parameterAsEnumString(parameters, name, context)
+                plain = {**parameters, name: self._plain(name, parameters[name])} if name in parameters else parameters
+                values[field.name] = self.parameterAsEnumString(plain, name, context)
             elif isinstance(field.default, bool):
                 values[field.name] = self.parameterAsBool(parameters, name, context)
             elif isinstance(field.default, int):
@@ -219,10 +234,4 @@ def raster_file(layer, name):
     return source
 
 
-def numbers(report, **names):
-    """{OUTPUT: value} from attributes of a report, `OUTPUT="attribute"`."""
-    return {output: getattr(report, attribute) for output, attribute in names.items()}
-
-
 RASTER_SOURCE = QgsProcessing.SourceType.TypeRaster
-replace = dataclasses.replace

@@ -51,10 +51,10 @@ def area_of_interest(algorithm, parameters, context):
     raise EngineError("There is no area of interest", "EXTENT and CENTER", "give an extent, or a centre point with width and height")
 
 
-def crs_text(crs, name):
+def crs_text(crs, name, fix="write it behind the coordinates: …[EPSG:4326]"):
     """A CRS as text for the engine."""
     if not crs.isValid():
-        raise EngineError("The area has no coordinate reference system", name, "write it behind the coordinates: …[EPSG:4326]")
+        raise EngineError("The coordinate reference system is missing or not known", name, fix)
     return crs.authid() if crs.authid().startswith("EPSG:") else crs.toWkt()
 
 

@@ -43,7 +43,7 @@ class StacFetch(Algorithm):
         search = search_options(self, parameters, context, scene_ids=self.texts(parameters, "SCENE_IDS", context))
         options = self.options(FetchOptions, parameters, context)
         crs = self.parameterAsCrs(parameters, "TARGET_CRS", context)
-        target_crs = crs_text(crs, "TARGET_CRS") if parameters.get("TARGET_CRS") else ""
+        target_crs = crs_text(crs, "TARGET_CRS", "give a code such as EPSG:32633") if parameters.get("TARGET_CRS") else ""
         output = self.destination(parameters, "OUTPUT", context)
         ledger = self.file(parameters, "OUTPUT_LEDGER", context)
         aoi = area_of_interest(self, parameters, context)

@@ -14,8 +14,9 @@ for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
 import numpy as np  # noqa: E402
 from sklearn.cluster import KMeans  # noqa: E402
 
-from s2landcover_plugin.engine.clustering import CHUNK_PX, ClusterModel, NearestCenter  # noqa: E402
+from s2landcover_plugin.engine.classification import CHUNK_PX, NearestCenter  # noqa: E402
 from s2landcover_plugin.engine.features import Feature, FeatureSpace  # noqa: E402
+from s2landcover_plugin.engine.models import ClusterModel  # noqa: E402
 
 PIXELS = 1 << 21
 ROUNDS = 5

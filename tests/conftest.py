@@ -103,6 +103,7 @@ def write_raster(path, data, *, nodata=0, epsg=32633, transform=(500000, 10, 0, 
         "uint8": gdal.GDT_Byte,
         "uint16": gdal.GDT_UInt16,
         "int16": gdal.GDT_Int16,
+        "int32": gdal.GDT_Int32,
         "float32": gdal.GDT_Float32,
         "float64": gdal.GDT_Float64,
     }

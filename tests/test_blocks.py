@@ -28,10 +28,11 @@ class MeanFilter(blocks.Op):
 
     def __call__(self, block):
         side = 2 * self.halo + 1
-        weight = block.valid.astype(float)
+        valid = block.valid[0]
+        weight = valid.astype(float)
         total = ndimage.uniform_filter(block.data[0] * weight, side, mode="constant")
         count = ndimage.uniform_filter(weight, side, mode="constant")
-        mean = np.where(block.valid, np.round(total / np.maximum(count, 1e-9), 6), -1)
+        mean = np.where(valid, np.round(total / np.maximum(count, 1e-9), 6), -1)
         return replace(block, data=mean[np.newaxis])
 
 
@@ -134,19 +135,65 @@ class SlowOp(Plain):
 
     def __init__(self, gate):
         self.gate = gate
+        self.opened = []
 
     def __call__(self, block):
-        self.gate.wait(30)
+        self.opened.append(self.gate.wait(5))
         return block
 
 
 def test_cancel_is_seen_while_a_block_hangs(make_raster, tmp_path):
+    """The op waits for the gate, and only somebody who looks whether to cancel opens it."""
     gate = threading.Event()
     watcher = Messages()
     watcher.progress = replace(watcher.progress, is_cancelled=lambda: gate.set() or True)
+    op = SlowOp(gate)
     with pytest.raises(Cancelled):
-        run(SlowOp(gate), make_raster(), tmp_path / "o.tif", progress=watcher.progress)
-    assert gate.is_set()
+        run(op, make_raster(), tmp_path / "o.tif", progress=watcher.progress)
+    assert op.opened == [True]
+
+
+class FixedSizeOp(blocks.Op):
+    """Like a network with a fixed input: refuses any other size."""
+
+    outputs = (OutputBand("a", "uint16", 0),)
+    block_size = 32
+    halo = 4
+
+    def __call__(self, block):
+        assert np.asarray(block.data).shape == (1, 40, 40)
+        return block
+
+
+@pytest.mark.parametrize("options", [["TILED=NO"], ["TILED=YES", "BLOCKXSIZE=16", "BLOCKYSIZE=16"]])
+@pytest.mark.parametrize(("rows", "cols"), [(70, 90), (1, 33), (32, 32), (5, 3)])
+def test_op_with_a_fixed_size_always_gets_it(make_raster, tmp_path, options, rows, cols):
+    source = make_raster(bands=1, rows=rows, cols=cols, options=options)
+    np.testing.assert_array_equal(run(FixedSizeOp(), source, tmp_path / "o.tif"), read(source))
+
+
+class AloneOp(Plain):
+    """Notes how many blocks are computed at once."""
+
+    parallel = False
+
+    def __init__(self):
+        self.now = 0
+        self.most = 0
+
+    def __call__(self, block):
+        self.now += 1
+        self.most = max(self.most, self.now)
+        threading.Event().wait(0.01)
+        self.now -= 1
+        return block
+
+
+def test_op_that_is_not_parallel_runs_alone_in_any_executor(make_raster, tmp_path):
+    op = AloneOp()
+    with ThreadPoolExecutor(4) as executor:
+        run(op, make_raster(rows=64, cols=64), tmp_path / "o.tif", block_size=16, executor=executor)
+    assert op.most == 1
 
 
 class FailingOp(Plain):

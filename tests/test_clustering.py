@@ -12,13 +12,15 @@ from sklearn.cluster import KMeans
 from sklearn.datasets import make_blobs
 from sklearn.metrics import davies_bouldin_score
 
-from s2landcover_plugin.engine import clustering, sampling
+from s2landcover_plugin.engine import blocks, sampling
 from s2landcover_plugin.engine.areas import run_areas
 from s2landcover_plugin.engine.bandfiles import StackOptions, run_stack
+from s2landcover_plugin.engine.classification import NearestCenter
 from s2landcover_plugin.engine.clustering import ClusterOptions, ClusterOutputs, run_clustering, run_selection
 from s2landcover_plugin.engine.errors import Cancelled, EngineError
 from s2landcover_plugin.engine.features import feature_reader
 from s2landcover_plugin.engine.grid import Grid
+from s2landcover_plugin.engine.models import ClusterModel
 from s2landcover_plugin.engine.progress import Progress
 from s2landcover_plugin.engine.raster import describe
 from s2landcover_plugin.engine.selection import knee, select_n_clusters
@@ -94,8 +96,8 @@ def test_near_ties_are_decided_in_float64(tmp_path):
     source = write_raster(tmp_path / "s.tif", data, names=NAMES, scale=(0.0001, 0))
     reader, space = feature_reader(describe(source), (), (), "", Progress())
     centers = np.array([[1.0, 2.0, 3.0, 1.0], [1.0 + 2e-7, 2.0, 3.0, 1.0], [4.0, 1.0, 0.5, 2.0]])
-    model = clustering.ClusterModel(space.features, centers, np.zeros(4), np.ones(4), "none", 0, 1, 0.0)
-    op = clustering.NearestCenter(space, model)
+    model = ClusterModel(space.features, centers, np.zeros(4), np.ones(4), "none", 0, 1, 0.0)
+    op = NearestCenter(space, model)
     codes = np.empty(data[0].size, np.uint8)
     op._assign(data.reshape(4, -1), codes)
     x = data.reshape(4, -1).astype(np.longdouble) * np.longdouble(0.0001)
@@ -106,13 +108,24 @@ def test_near_ties_are_decided_in_float64(tmp_path):
     np.testing.assert_array_equal(codes[decided], exact.argmin(0)[decided] + 1)
 
 
-def test_result_does_not_depend_on_the_files_tiles(stack, tmp_path):
-    source, _ = stack
+def test_map_does_not_depend_on_tiles_blocks_or_threads(tmp_path, monkeypatch):
+    """1300 x 1100 pixels: several blocks whatever their size; a strip file and a tiled one."""
+    rng = np.random.default_rng(8)
+    data = rng.integers(1, 9000, (3, 1100, 1300)).astype(np.uint16)
+    data[:, rng.random((1100, 1300)) < 0.05] = 0
+    strips = write_raster(tmp_path / "strips.tif", data, names=NAMES, scale=(0.0001, 0))
     tiled = str(tmp_path / "tiled.tif")
-    gdal.Translate(tiled, source, creationOptions=["TILED=YES", "BLOCKXSIZE=16", "BLOCKYSIZE=16"])
-    for name, path in (("a", source), ("b", tiled)):
-        run_clustering(path, outputs(tmp_path, name), ClusterOptions(), Progress())
-    np.testing.assert_array_equal(read(tmp_path / "a.tif"), read(tmp_path / "b.tif"))
+    gdal.Translate(tiled, strips, creationOptions=["TILED=YES", "BLOCKXSIZE=256", "BLOCKYSIZE=256"])
+    maps = []
+    for number, (source, block_px, workers) in enumerate(((strips, 1024, 2), (tiled, 1024, 1), (tiled, 300, 4), (strips, 77, 3))):
+        monkeypatch.setattr(blocks, "BLOCK_PX", block_px)
+        monkeypatch.setattr(blocks, "default_workers", lambda workers=workers: workers)
+        out = outputs(tmp_path, f"m{number}")
+        run_clustering(source, out, ClusterOptions(n_clusters=5, indices=("NDWI",), band_map="green=2,nir=3"), Progress())
+        maps.append((read(out.raster)[0], open(out.model).read().replace("strips.tif", "tiled.tif")))
+    for codes, model in maps[1:]:
+        np.testing.assert_array_equal(codes, maps[0][0])
+        assert model == maps[0][1]
 
 
 def test_areas_add_up_to_the_valid_area_in_every_output(stack, tmp_path, messages):
@@ -256,6 +269,56 @@ def test_large_rasters_are_sampled_in_every_stratum():
     first = {(c.x * 6 // 11264, c.y * 4 // 11264) for c in cells[: sampling.CELLS]}
     assert len(first) == sampling.CELLS
     assert len({(c.x, c.y) for c in cells}) == 121
+
+
+@pytest.mark.parametrize(("dtype", "nodata"), [("float32", float("nan")), ("float32", -3.4e38), ("int16", -9999)])
+def test_nodata_of_any_kind_changes_no_other_pixel(tmp_path, dtype, nodata, recwarn):
+    rng = np.random.default_rng(4)
+    data = rng.integers(100, 6000, (3, 120, 130)).astype(dtype)
+    hole = rng.random((120, 130)) < 0.01
+    data[:, hole] = nodata
+    scale = (0.0001, 0)
+    source = write_raster(tmp_path / "a.tif", data, nodata=nodata, names=NAMES, scale=scale)
+    plain = write_raster(tmp_path / "b.tif", np.where(hole, 0, data).astype(np.uint16), names=NAMES, scale=scale)
+    maps = []
+    for name, path in (("a", source), ("b", plain)):
+        run_clustering(
+            path, outputs(tmp_path, f"o{name}"), ClusterOptions(n_clusters=4, indices=("NDWI",), band_map="green=2,nir=3"), Progress()
+        )
+        maps.append(read(tmp_path / f"o{name}.tif")[0])
+    np.testing.assert_array_equal(maps[0], maps[1])
+    np.testing.assert_array_equal(maps[0] == 0, hole)
+    assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
+
+
+def test_raster_without_a_usable_band_says_so(tmp_path):
+    source = write_raster(tmp_path / "SCL.tif", np.full((1, 9, 9), 4, np.uint8))
+    with pytest.raises(EngineError, match="no band to use"):
+        run_clustering(source, outputs(tmp_path), ClusterOptions(), Progress())
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 900), (900, 1), (5, 5000)])
+def test_narrow_rasters_have_a_report_too(tmp_path, shape):
+    data = np.random.default_rng(0).integers(1, 5000, (2, *shape)).astype(np.uint16)
+    source = write_raster(tmp_path / "s.tif", data, names=NAMES, scale=(0.0001, 0))
+    k = min(2, shape[0] * shape[1])
+    assert sum(run_clustering(source, outputs(tmp_path), ClusterOptions(n_clusters=k), Progress()).pixels) == shape[0] * shape[1]
+
+
+@pytest.mark.parametrize(("dtype", "nodata"), [("int32", -2147483648), ("int16", -1), ("uint16", 65535), ("uint8", None)])
+def test_areas_of_class_rasters_of_other_programs(tmp_path, dtype, nodata):
+    codes = np.array([[[1, 1, 300 % 256, 2], [0, 2, 2, 2]]]).astype(dtype)
+    if nodata is not None:
+        codes[0, 1, 0] = nodata
+    source = write_raster(tmp_path / "c.tif", codes, nodata=nodata)
+    report = run_areas(source, str(tmp_path / "a.csv"), str(tmp_path / "a.html"), Progress())
+    assert [(c.code, n) for c, n in zip(report.legend, report.pixels)] == [(1, 2), (2, 4), (44, 1)]
+
+
+def test_a_reflectance_band_is_no_class_raster(tmp_path):
+    source = write_raster(tmp_path / "B04.tif", np.arange(1, 2501, dtype=np.uint16).reshape(1, 50, 50))
+    with pytest.raises(EngineError, match="2500 different values"):
+        run_areas(source, "", "", Progress())
 
 
 def test_unscaled_whole_numbers_are_taken_as_dn_with_a_warning(tmp_path, messages):

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +19,8 @@ from s2landcover_plugin.engine.crs import Aoi
 from s2landcover_plugin.engine.errors import Cancelled, EngineError
 from s2landcover_plugin.engine.fetch import FetchOptions, run_fetch
 from s2landcover_plugin.engine.progress import Progress
-from s2landcover_plugin.engine.stac import SearchOptions, band_assets, find_scenes
+from s2landcover_plugin.engine.radiometry import decide
+from s2landcover_plugin.engine.stac import SearchOptions, band_assets, date_range, find_scenes
 
 from .conftest import SHARED, Messages, read, shared_data
 
@@ -278,3 +284,182 @@ def test_assets_of_every_provider(pattern, expected, tmp_path):
     (found,) = find_scenes(SearchOptions(stac_url=str(catalog), max_cloud_cover=100), aoi, Progress())
     got = band_assets(found, expected)
     assert all(got[name].href.endswith(ending) for name, ending in expected.items()), {n: a.href for n, a in got.items()}
+
+
+PRIOR_READ = """
+import sys
+from osgeo import gdal
+from s2landcover_plugin.engine import crs, fetch, progress, stac
+api, asset, target = sys.argv[1:]
+gdal.Open("/vsicurl/" + asset).ReadAsArray(0, 0, 10, 10)
+gdal.SetConfigOption("GDAL_HTTP_TIMEOUT", "77")
+search = stac.SearchOptions(stac_url=api, start_date="2024-06-01", end_date="2024-06-30")
+aoi = crs.Aoi("EPSG:32633", (501005, 5196005, 504005, 5199005))
+report = fetch.run_fetch(search, fetch.FetchOptions(bands=("B08",)), aoi, target, "", "", progress.Progress())
+print(report.bytes_read, gdal.GetConfigOption("GDAL_HTTP_TIMEOUT"), gdal.GetConfigOption("CPL_VSIL_CURL_ALLOWED_EXTENSIONS"))
+"""
+
+
+def test_bytes_are_counted_after_other_reads_and_settings_of_the_process_are_kept(demo_catalog, tmp_path):
+    api, files = demo_catalog
+    asset = f"{files.url}/S2A_33TWM_20240612_0_L2A/B04.tif"
+    before = files.bytes_sent("B08.tif")
+    command = [sys.executable, "-c", PRIOR_READ, api, asset, str(tmp_path / "o.tif")]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    assert said == [str(files.bytes_sent("B08.tif") - before), "77", "None"]
+
+
+@pytest.fixture
+def hanging_server():
+    """A server that accepts connections and never answers."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(20)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+class CancelAfterWaiting(Messages):
+    """Asks to stop once the run has waited for a while."""
+
+    def _cancelled(self):
+        self.asked += 1
+        return self.asked > 8
+
+
+@pytest.mark.parametrize("where", ["search", "assets"])
+def test_cancel_does_not_wait_for_a_server_that_hangs(hanging_server, demo_root, tmp_path, where):
+    items = servers.with_base(demo_root[1], hanging_server)
+    catalog = tmp_path / "items.json"
+    catalog.write_text(json.dumps({"type": "FeatureCollection", "features": items}))
+    out = tmp_path / "out"
+    out.mkdir()
+    started = time.monotonic()
+    with pytest.raises(Cancelled):
+        address = hanging_server if where == "search" else str(catalog)
+        fetch(address, out, JUNE, FetchOptions(bands=("B04",)), DEMO_AOI, progress=CancelAfterWaiting().progress)
+    # far below the time limits of the network (10 s and more)
+    assert time.monotonic() - started < 5
+    assert list(out.iterdir()) == []
+
+
+def change(item, **properties):
+    """A copy of an item with other properties."""
+    copy = json.loads(json.dumps(item))
+    copy["properties"].update(properties)
+    return copy
+
+
+def test_odd_entries_are_left_out_and_told(demo_root, tmp_path, messages):
+    good = demo_root[1][0]
+    odd = [
+        None,
+        "text",
+        5,
+        [],
+        {},
+        {**good, "properties": []},
+        {**good, "geometry": None},
+        {**good, "id": None},
+        change(good, datetime=None),
+    ]
+    ring = {"type": "Polygon", "coordinates": [[[15, 46]]]}
+    odd_but_items = [{**good, "id": "bad-ring", "geometry": ring}, {**good, "id": "bad-links", "links": ["x", None]}]
+    catalog = tmp_path / "items.json"
+    catalog.write_text(json.dumps({"type": "FeatureCollection", "features": [*odd, *odd_but_items, good]}))
+    found = find_scenes(replace(JUNE, stac_url=str(catalog)), DEMO_AOI, messages.progress)
+    assert sorted(scene.id for scene in found) == sorted([good["id"], "bad-links"])
+    assert any(text.startswith("9 entries") for text in messages.warnings)
+
+
+@pytest.mark.parametrize(
+    "change_asset",
+    [
+        lambda a: a.update(href=None),
+        lambda a: a.pop("href"),
+        lambda a: a.update({"eo:bands": ["x"], "roles": 5, "gsd": "10m"}),
+        lambda a: a.update({"eo:bands": {"name": "B04"}}),
+        lambda a: a.update({"raster:bands": ["x"]}),
+        lambda a: a.update({"raster:bands": [{"scale": "abc"}]}),
+        lambda a: a.update({"raster:bands": [{"scale": 0.0001, "offset": float("nan")}]}),
+        lambda a: a.update({"raster:bands": [{"scale": -1}]}),
+    ],
+)
+def test_odd_assets_end_in_one_sentence_or_a_good_stack(demo_root, tmp_path, change_asset):
+    root, items = demo_root
+    item = json.loads(json.dumps(items[0]))
+    change_asset(item["assets"]["red"])
+    catalog = root / "odd.json"
+    catalog.write_text(json.dumps(item))
+    try:
+        report = fetch(str(catalog), tmp_path, JUNE, FetchOptions(bands=("B04",)), DEMO_AOI)
+        assert report.valid_share == 1 and read(tmp_path / "o.tif").max() < 20000
+    except EngineError as err:
+        assert item["id"] in str(err) or "scale" in str(err)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_scale_one_and_offset_zero_mean_nothing_is_scaled():
+    asset = {"raster:bands": [{"scale": 1, "offset": 0}]}
+    decision = decide({"s2:processing_baseline": "05.09"}, asset, "")
+    assert (decision.gain, decision.add_dn) == (1, -1000)
+    assert not decide({"s2:processing_baseline": "99.99"}, {}, "").certain
+
+
+def test_collection_is_respected_in_item_collections(demo_root, tmp_path):
+    other = {**demo_root[1][0], "id": "other", "collection": "landsat-c2-l2"}
+    catalog = tmp_path / "items.json"
+    catalog.write_text(json.dumps({"type": "FeatureCollection", "features": [other, demo_root[1][0]]}))
+    search = replace(JUNE, stac_url=str(catalog), collection=scene.COLLECTION)
+    assert [s.id for s in find_scenes(search, DEMO_AOI, Progress())] == [demo_root[1][0]["id"]]
+
+
+def test_unknown_cloud_cover_is_told(demo_root, tmp_path, messages):
+    catalog = tmp_path / "items.json"
+    features = [change(demo_root[1][0], **{"eo:cloud_cover": None}), change(demo_root[1][1], **{"eo:cloud_cover": "1.5"})]
+    catalog.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    found = find_scenes(replace(JUNE, stac_url=str(catalog)), DEMO_AOI, messages.progress)
+    assert [s.cloud_cover for s in found] == [1.5]
+    assert any("1 scenes state no cloud cover" in text for text in messages.warnings)
+
+
+@pytest.mark.parametrize("text", ["20240601", "2024-06-180", "2024-13-01", "yesterday", "2024-W20-1"])
+def test_dates_are_iso_and_nothing_else(text):
+    with pytest.raises(EngineError, match="is not a date"):
+        date_range(SearchOptions(start_date=text))
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ([], "not STAC"),
+        ({"type": "FeatureCollection", "features": None}, "not STAC"),
+        ({"type": "Collection", "links": []}, "lists no items"),
+        ({"type": "Catalog", "links": [{"rel": "child", "href": "other.json"}]}, "not STAC|cannot be read"),
+    ],
+)
+def test_documents_that_are_no_catalog(tmp_path, document, said):
+    (tmp_path / "other.json").write_text("[1, 2]")
+    catalog = tmp_path / "c.json"
+    catalog.write_text(json.dumps(document))
+    with pytest.raises(EngineError, match=said):
+        find_scenes(SearchOptions(stac_url=str(catalog)), DEMO_AOI, Progress())
+
+
+def test_addresses_that_are_none():
+    for address in ("http://", "http://[::1", "http://127.0.0.1:99999"):
+        with pytest.raises(EngineError, match="not valid"):
+            find_scenes(SearchOptions(stac_url=address), DEMO_AOI, Progress())
+
+
+def test_files_with_percent_and_file_addresses(demo_root, tmp_path):
+    folder = tmp_path / "a b"
+    folder.mkdir()
+    item = json.loads(json.dumps(demo_root[1][0]))
+    shutil.copy(demo_root[0] / item["assets"]["red"]["href"], folder / "B04 x.tif")
+    for href in ("B04%20x.tif", f"file://{folder}/B04%20x.tif".replace(" ", "%20")):
+        item["assets"]["red"]["href"] = href
+        (folder / "item.json").write_text(json.dumps(item))
+        out = tmp_path / "out"
+        out.mkdir(exist_ok=True)
+        address = f"file://{folder}/item.json".replace(" ", "%20")
+        assert fetch(address, out, JUNE, FetchOptions(bands=("B04",)), DEMO_AOI).valid_share == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 
 import numpy as np
@@ -58,7 +59,7 @@ def test_reader_beyond_the_file_is_invalid(make_raster):
     expected = np.zeros((2, 10, 12), np.uint16)
     expected[:, :5, 5:] = read(source)[:, 15:20, :7]
     np.testing.assert_array_equal(data, expected)
-    np.testing.assert_array_equal(valid, expected[0] > 0)
+    np.testing.assert_array_equal(valid, expected > 0)
 
 
 @pytest.mark.parametrize(("how", "factor"), [("average", 2), ("bilinear", 0.5), ("cubic", 0.5), ("nearest", 0.5)])
@@ -75,19 +76,67 @@ def test_resampling_equals_gdalwarp_whatever_the_windows(make_raster, tmp_path, 
     np.testing.assert_array_equal(got, read(tmp_path / "w.tif")[0])
 
 
-def test_stack_validity_of_all_and_of_any_band(tmp_path):
+def test_each_plane_has_its_own_validity(tmp_path):
     a = np.array([[[1, 0], [3, 4]]], np.uint16)
     b = np.array([[[5, 6], [0, 8]]], np.uint16)
     infos = [describe(write_raster(tmp_path / f"{i}.tif", d)) for i, d in enumerate((a, b))]
-    for need_all, expected in ((True, [[True, False], [False, True]]), (False, [[True, True], [True, True]])):
-        _, valid = StackedReader([RasterReader(i, need_all=need_all) for i in infos]).read(Window(0, 0, 2, 2))
-        np.testing.assert_array_equal(valid, expected)
+    _, valid = StackedReader([RasterReader(i) for i in infos]).read(Window(0, 0, 2, 2))
+    np.testing.assert_array_equal(valid, [[[True, False], [True, True]], [[True, True], [False, True]]])
+
+
+@pytest.mark.parametrize(("dtype", "nodata"), [("uint16", None), ("uint16", -9999), ("uint8", 300), ("int16", 0.5), ("float32", None)])
+@pytest.mark.parametrize("shift", [(3.0, 0), (3.5, 0.5)])
+def test_pixels_beyond_the_file_are_invalid_whatever_its_nodata(tmp_path, dtype, nodata, shift):
+    data = np.full((1, 10, 10), 7, dtype)
+    info = describe(write_raster(tmp_path / "f.tif", data, nodata=nodata))
+    x0, dx, _, y0, _, dy = info.grid.geotransform
+    grid = Grid(info.grid.crs, (x0 + shift[0] * dx, dx, 0, y0 + shift[1] * dy, 0, dy), 10, 10)
+    values, valid = RasterReader(info, grid=grid).read(Window(0, 0, 10, 10))
+    assert valid[0, :9, :6].all() and not valid[0, :, 7:].any()
+    assert (values[0][valid[0]] == 7).all()
+
+
+def test_south_up_files_come_north_up(tmp_path):
+    data = np.arange(1, 17, dtype=np.uint16).reshape(1, 4, 4)
+    info = describe(write_raster(tmp_path / "up.tif", data[:, ::-1], transform=(500000, 10, 0, 5199960, 0, 10)))
+    assert info.grid.north_up().geotransform == (500000, 10, 0, 5200000, 0, -10)
+    values, valid = RasterReader(info, grid=info.grid.north_up()).read(Window(0, 0, 4, 4))
+    assert valid.all()
+    np.testing.assert_array_equal(values, data)
+
+
+def test_bands_of_one_file_keep_their_order_and_nodata_when_warped(tmp_path):
+    data = np.stack([np.full((8, 8), 100, np.int16), np.full((8, 8), 200, np.int16)])
+    data[0, :, :4], data[1, :4] = -1, -2
+    path = write_raster(tmp_path / "two.tif", data, nodata=None)
+    dataset = gdal.Open(path, gdal.GA_Update)
+    dataset = None
+    vrt = gdal.Translate(str(tmp_path / "two.vrt"), path, format="VRT")
+    vrt.GetRasterBand(1).SetNoDataValue(-1)
+    vrt.GetRasterBand(2).SetNoDataValue(-2)
+    del vrt, dataset
+    info = describe(str(tmp_path / "two.vrt"))
+    values, valid = RasterReader(info, [2, 1], grid=info.grid.scaled(0.5), resampling="bilinear").read(Window(0, 0, 16, 16))
+    assert set(np.unique(values[0][valid[0]])) == {200} and set(np.unique(values[1][valid[1]])) == {100}
+    assert valid[0, 8:].all() and not valid[0, :6].any() and valid[1, :, 8:].all() and not valid[1, :, :6].any()
+
+
+def test_masks_of_a_file_are_honoured(tmp_path):
+    path = write_raster(tmp_path / "m.tif", np.full((1, 4, 4), 9, np.uint16), nodata=None)
+    dataset = gdal.Open(path, gdal.GA_Update)
+    dataset.CreateMaskBand(gdal.GMF_PER_DATASET)
+    mask = np.zeros((4, 4), np.uint8)
+    mask[:2] = 255
+    dataset.GetRasterBand(1).GetMaskBand().WriteArray(mask)
+    del dataset
+    _, valid = RasterReader(describe(path)).read(Window(0, 0, 4, 4))
+    np.testing.assert_array_equal(valid[0], mask > 0)
 
 
 def test_nan_and_float_nodata_are_invalid(tmp_path):
     data = np.array([[[np.nan, -9999.0, 1.5, np.inf]]], np.float32)
     _, valid = RasterReader(describe(write_raster(tmp_path / "f.tif", data, nodata=-9999))).read(Window(0, 0, 4, 1))
-    np.testing.assert_array_equal(valid, [[False, False, True, False]])
+    np.testing.assert_array_equal(valid[0], [[False, False, True, False]])
 
 
 def test_readers_can_be_pickled_while_open(make_raster):
@@ -151,6 +200,39 @@ def test_outputs_replace_old_ones_with_their_sidecars_together(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.tif", "b.csv"]
 
 
+def test_nothing_changes_when_the_second_output_cannot_be_replaced(tmp_path):
+    first, second = tmp_path / "a.csv", tmp_path / "b.csv"
+    first.write_text("old")
+    real = os.replace
+
+    def replace_but_not_second(source, target):
+        if str(target) == str(second):
+            raise PermissionError(13, "in use", str(source), None, str(target))
+        real(source, target)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(EngineError, match="cannot be replaced.*b.csv"), OutputFiles() as files:
+        files.write_text(str(first), "new")
+        files.write_text(str(second), "new")
+        patch.setattr(os, "replace", replace_but_not_second)
+    assert first.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_style_of_an_earlier_class_map_goes_but_a_users_style_stays(tmp_path):
+    for name, text in (("a", qml([LegendClass(1, "Water", (0, 0, 255))])), ("b", "<qgis/>")):
+        (tmp_path / f"{name}.qml").write_text(text)
+        with OutputFiles() as files:
+            files.write_text(str(tmp_path / f"{name}.tif"), "new")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.tif", "b.qml", "b.tif"]
+
+
+def test_two_outputs_must_have_two_names(tmp_path):
+    with pytest.raises(EngineError, match="Two outputs have the same name"), OutputFiles() as files:
+        files.write_text(str(tmp_path / "a.csv"), "1")
+        files.write_text(str(tmp_path / "a.csv"), "2")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_output_folder_must_exist(tmp_path):
     with pytest.raises(EngineError, match="does not exist"), OutputFiles() as files:
         files.path(str(tmp_path / "no" / "a.tif"))
@@ -175,5 +257,11 @@ def test_area_of_interest_in_other_crs():
     square = '{"type":"Polygon","coordinates":[[[15,0],[15.0657,0],[15.0657,60],[15,60],[15,0]]]}'
     assert extent.share_inside(square) == pytest.approx(0.5, abs=0.01)
     assert same_crs("EPSG:32633", wkt("EPSG:32633")) and not same_crs("EPSG:32633", "EPSG:32632")
+    around = box.bounds_in("EPSG:3857")
+    # Web Mercator stretches by 1 / cos(latitude)
+    assert (around[2] - around[0]) / 4000 == pytest.approx(1 / np.cos(np.radians(46.9)), rel=0.01)
+    for wrong in ((float("nan"), 0, 1, 1), (0, 0, float("inf"), 1)):
+        with pytest.raises(EngineError, match="not finite"):
+            Aoi("EPSG:4326", wrong)
     with pytest.raises(EngineError, match="no area"):
         Aoi("EPSG:4326", (1, 1, 1, 2))

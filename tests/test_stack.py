@@ -83,6 +83,7 @@ def test_each_band_keeps_its_own_nodata(tmp_path):
         ([0, 900, 1001, 4000], None, "apply", [0, 1, 1, 3000]),
         ([0, 900, 1001, 4000], (0.0001, -0.1), "none", [0, 900, 1001, 4000]),
         ([0, 9, 10, 40], (0.01, 0), "auto", [0, 900, 1000, 4000]),
+        ([0, 900, 1001, 4000], (1, 0), "auto", [0, 900, 1001, 4000]),
     ],
 )
 def test_offset_is_removed_and_clipped_at_one(tmp_path, stored, scale, policy, expected):
@@ -95,6 +96,39 @@ def test_real_numbers_are_reflectance(tmp_path):
     path = write_raster(tmp_path / "B04.tif", np.array([[[np.nan, 0.0, 0.25, 7.0]]], np.float32), nodata=-1)
     run_stack([path], str(tmp_path / "s.tif"), StackOptions(), None, Progress())
     np.testing.assert_array_equal(read(tmp_path / "s.tif")[0], [[0, 1, 2500, 65535]])
+
+
+def test_dn_zero_is_nodata_whatever_else_the_file_states(tmp_path):
+    path = write_raster(tmp_path / "B04.tif", np.array([[[0, -9999, 1000]]], np.int16), nodata=-9999)
+    run_stack([path], str(tmp_path / "s.tif"), StackOptions(), None, Progress())
+    np.testing.assert_array_equal(read(tmp_path / "s.tif")[0], [[0, 0, 1000]])
+
+
+def test_real_numbers_above_any_reflectance_are_dn_and_told(tmp_path, messages):
+    path = write_raster(tmp_path / "B04.tif", np.array([[[500, 2500, 9000, 0.5]]], np.float32), nodata=-1)
+    run_stack([path], str(tmp_path / "s.tif"), StackOptions(), None, messages.progress)
+    np.testing.assert_array_equal(read(tmp_path / "s.tif")[0], [[500, 2500, 9000, 1]])
+    assert any("taken as DN" in text for text in messages.warnings)
+
+
+def test_south_up_bands_are_turned(tmp_path):
+    data = np.arange(1, 65, dtype=np.uint16).reshape(1, 8, 8)
+    north = write_raster(tmp_path / "B04.tif", data)
+    south = write_raster(tmp_path / "B03.tif", data[:, ::-1], transform=(500000, 10, 0, 5199920, 0, 10))
+    coarse = write_raster(tmp_path / "B05.tif", data[:, :4, :4][:, ::-1], transform=(500000, 20, 0, 5199920, 0, 20))
+    for paths in ([north, south], [south, coarse]):
+        run_stack(paths, str(tmp_path / "s.tif"), StackOptions(resampling="nearest"), None, Progress())
+        dataset = gdal.Open(str(tmp_path / "s.tif"))
+        assert dataset.GetGeoTransform() == (500000, 10, 0, 5200000, 0, -10)
+        np.testing.assert_array_equal(dataset.GetRasterBand(1).ReadAsArray(), data[0])
+    np.testing.assert_array_equal(dataset.GetRasterBand(2).ReadAsArray(), data[0, :4, :4].repeat(2, 0).repeat(2, 1))
+
+
+def test_scene_classes_keep_their_codes_beside_indices(tmp_path):
+    paths = [write_raster(tmp_path / f"{n}.tif", np.full((1, 2, 2), v, np.uint16)) for n, v in (("B04", 1000), ("B08", 3000), ("SCL", 4))]
+    options = StackOptions(bands=("B04", "nir", "SCL"), indices=("NDVI",))
+    assert run_stack(paths, str(tmp_path / "s.tif"), options, None, Progress()).bands == ("B04", "B08", "SCL", "NDVI")
+    np.testing.assert_allclose(read(tmp_path / "s.tif")[:, 0, 0], [0.1, 0.3, 4, 0.5], rtol=1e-6)
 
 
 def test_clouds_are_masked_by_the_scene_classification(tmp_path):
@@ -266,6 +300,8 @@ def test_formulas_are_arithmetic_only(text):
         ("AOT", None),
         ("B13", None),
         ("WVP", None),
+        ("B08/B04", None),
+        ("B02-B8", None),
         ("band", None),
     ],
 )
@@ -277,5 +313,12 @@ def test_bands_are_chosen_by_name_number_and_common_name():
     bands = [BandInfo(i + 1, n, "", "uint16", 0, 0.0001, 0) for i, n in enumerate(("B04", "Band 2", "SCL", "B8A"))]
     assert sentinel2.choose_bands(bands, "x", ()) == [1, 2, 4]
     assert sentinel2.choose_bands(bands, "x", ("b8a", "2", "red", "SCL")) == [4, 2, 1, 3]
-    with pytest.raises(EngineError, match="no band 5"):
-        sentinel2.choose_bands(bands, "x", ("5",))
+    for wrong in ("5", "B02;B04", "B04 B8A", "²"):
+        with pytest.raises(EngineError, match=f"no band {wrong}"):
+            sentinel2.choose_bands(bands, "x", (wrong,))
+
+
+def test_only_descriptions_of_one_band_identify_it():
+    texts = {"B04": "B04", "b4": "B04", "B8A_20m": "B8A", "B04 (red)": "B04", "B08/B04 ratio": "B08/B04 ratio", "std B04": "std B04"}
+    for text, name in texts.items():
+        assert sentinel2.identify(BandInfo(1, text, "", "uint16", 0, None, 0)) == name

@@ -20,6 +20,8 @@ from .progress import Progress
 from .raster import RasterReader, describe, read_legend
 
 MAX_CODES = 65536
+MAX_CLASSES = 1000
+"""More different values mean that the raster holds no classes."""
 
 
 class ClassTally:
@@ -37,7 +39,7 @@ class ClassTally:
 
     def write(self, window: Window, planes: Sequence[np.ndarray] | np.ndarray, valid: np.ndarray) -> None:
         """Count one window of the first plane."""
-        codes = planes[0]
+        codes, valid = planes[0], valid[0] if valid.ndim == 3 else valid
         counts = np.bincount(codes[valid], minlength=len(self.pixels))
         self.pixels += counts
         if self._uniform:
@@ -72,6 +74,11 @@ class AreaReport:
         return sum(self.hectares)
 
 
+def _check_codes(codes: np.ndarray, source: str) -> None:
+    if codes.dtype != np.uint8 and codes.size and not 0 <= codes.min() <= codes.max() < MAX_CODES:
+        raise EngineError("The raster has codes outside 0 to 65535", source, "choose a class raster, or reclassify it first")
+
+
 def run_areas(source: str, table: str, html: str, progress: Progress) -> AreaReport:
     """Hectares per class of a class raster; codes without a name in the file get one.
 
@@ -89,17 +96,19 @@ def run_areas(source: str, table: str, html: str, progress: Progress) -> AreaRep
     tally = ClassTally(reader.grid, 256 if reader.dtype == np.uint8 else MAX_CODES)
     for block in iter_blocks(reader, progress=progress.part(0, 0.9)):
         codes = np.asarray(block.data)
-        if (
-            codes.dtype != np.uint8
-            and block.valid.any()
-            and not 0 <= codes[0][block.valid].min() <= codes[0][block.valid].max() < MAX_CODES
-        ):
-            raise EngineError("The raster has codes outside 0 to 65535", source, "choose a class raster, or reclassify it first")
+        _check_codes(codes[block.valid], source)
         tally.write(block.window, codes, block.valid)
-    named = {each.code: each for each in read_legend(source)}
     present = [int(code) for code in np.flatnonzero(tally.pixels)]
     if not present:
         raise EngineError("The raster has no valid pixel", source, "choose a raster with classes; the nodata value is not counted")
+    if len(present) > MAX_CLASSES:
+        raise EngineError(
+            f"The raster has {len(present)} different values", source, f"choose a class raster (at most {MAX_CLASSES} classes)"
+        )
+    if not reader.grid.crs:
+        progress.warn(f"{source} has no coordinate reference system: its pixels are taken to be measured in metres.")
+    nodata = info.bands[0].nodata
+    named = {each.code: each for each in read_legend(source) if 0 < each.code < len(tally.pixels) and each.code != nodata}
     fresh = dict(zip(present, colours(len(present))))
     codes_listed = sorted({*present, *named})
     legend = [named.get(code) or LegendClass(code, f"Class {code}", fresh[code]) for code in codes_listed]

@@ -78,12 +78,7 @@ def run_stack(inputs: Sequence[str], output: str, options: StackOptions, aoi: Ao
             "Clouds cannot be masked without the scene classification", "MASK_CLOUDS, INPUTS", "add the SCL file to the inputs"
         )
     grid = _cropped(stack_grid({source.name: source.info.grid for source in sources}, int(options.resolution)), aoi)
-    unsure = [s.name for s in sources if not s.decision.certain and s.name != sentinel2.SCL]
-    if unsure and options.offset_policy == "auto":
-        progress.warn(
-            f"Nothing in the files says whether {', '.join(unsure)} carry the BOA offset of processing baseline 04.00 and later; "
-            "none is assumed. Set OFFSET_POLICY to apply if they do."
-        )
+    _tell_assumptions(sources, progress)
     metadata = stack_metadata("bandstack", sources, {"S2LC_PARAMETERS": json.dumps(asdict(options)), **_inherited(sources)})
     plan = StackPlan(tuple(sources), grid, options.resampling, metadata, scl, sentinel2.CLOUD_CLASSES, options.indices)
     with OutputFiles(inputs) as files:
@@ -106,9 +101,24 @@ def _all_sources(inputs: Sequence[str], offset_policy: str) -> dict[str, BandSou
     return found
 
 
+def _tell_assumptions(sources: Sequence[BandSource], progress: Progress) -> None:
+    """Warn about decisions that rest on an assumption, once per kind of assumption."""
+    assumed: dict[str, list[str]] = {}
+    for source in sources:
+        if not source.decision.certain and source.name != sentinel2.SCL:
+            assumed.setdefault(source.decision.reason, []).append(source.name)
+    for reason, names in assumed.items():
+        progress.warn(
+            f"{', '.join(names)}: {reason}. If the pixels carry the BOA offset of processing baseline 04.00 and later, "
+            "set OFFSET_POLICY to apply."
+        )
+
+
 def _cropped(grid: Grid, aoi: Aoi | None) -> Grid:
     if aoi is None:
         return grid
+    if not grid.crs:
+        raise EngineError("The rasters have no coordinate reference system, so no extent can be cut out", "EXTENT, INPUTS", "assign a CRS")
     clipped = grid.window_of(aoi.bounds_in(grid.crs)).clipped(grid.width, grid.height)
     if not clipped.width or not clipped.height:
         raise EngineError("The area lies outside the rasters", "EXTENT", "choose an extent that overlaps the inputs")
@@ -143,7 +153,8 @@ def _chosen(found: dict[str, BandSource], wanted: Sequence[str]) -> list[BandSou
         order = [band.name for band in sentinel2.BANDS]
         spectral = [source for name, source in found.items() if name != sentinel2.SCL] or list(found.values())
         return sorted(spectral, key=lambda s: order.index(s.name) if s.name in order else len(order))
-    missing = [name for name in wanted if name not in found]
+    names = list(dict.fromkeys(text if text in found else sentinel2.user_band(text) or text for text in wanted))
+    missing = [name for name in names if name not in found]
     if missing:
         raise EngineError(f"The band {missing[0]} is missing", "BANDS, INPUTS", f"add its file, or choose from {', '.join(found)}")
-    return [found[name] for name in wanted]
+    return [found[name] for name in names]

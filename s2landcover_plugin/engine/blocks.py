@@ -18,16 +18,15 @@ from typing import Any, Generator, Iterable, Protocol, Sequence
 
 import numpy as np
 
-from .grid import Grid, Window
+from .grid import Window
 from .progress import Progress
-from .raster import BandInfo, OutputBand
+from .raster import OutputBand, Reader
+from .waiting import POLL_S
 
 BLOCK_PX = 1024
 """Side of a block: a multiple of the written tiles (512), and the tile size of the Sentinel-2 COGs."""
 MEMORY_BUDGET = 256 * 2**20
 """Bytes of input that all blocks in flight may hold together."""
-POLL_S = 0.1
-"""How often a waiting run looks whether the user wants to stop."""
 
 
 @dataclass(frozen=True)
@@ -37,20 +36,13 @@ class Block:
     data: np.ndarray | tuple[np.ndarray, ...]
     """(bands, rows, cols), or one (rows, cols) array per plane where their types differ."""
     valid: np.ndarray
-    """(rows, cols) bool; True = use."""
+    """bool, True = use: (planes, rows, cols), or (rows, cols) where all planes share it."""
     window: Window
 
-
-class Reader(Protocol):
-    """Where blocks come from."""
-
-    grid: Grid
-    bands: tuple[BandInfo, ...]
-    dtype: np.dtype
-    tile: tuple[int, int]
-
-    def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
-        """data (bands, rows, cols) and valid (rows, cols) of a window inside the grid."""
+    @property
+    def all_valid(self) -> np.ndarray:
+        """(rows, cols): pixels that are valid in every plane."""
+        return self.valid if self.valid.ndim == 2 else np.asarray(self.valid.all(axis=0))
 
 
 class Op(ABC):
@@ -61,7 +53,7 @@ class Op(ABC):
     outputs: tuple[OutputBand, ...] = ()
     """One per plane of the result."""
     block_size: int | None = None
-    """Inner window side if it must be a fixed one, else None."""
+    """Inner window side if it must be a fixed one (windows at the edges are padded, then cut), else None."""
     parallel: bool = True
     """Whether it may run in several workers at once."""
 
@@ -82,10 +74,10 @@ def default_workers() -> int:
     return max(1, min(4, os.cpu_count() or 1))
 
 
-def block_windows(reader: Reader, block_size: int = BLOCK_PX) -> list[Window]:
-    """Windows that tile the reader's grid; whole rows where the file is stored in strips."""
+def block_windows(reader: Reader, block_size: int = BLOCK_PX, *, fixed: bool = False) -> list[Window]:
+    """Windows that tile the reader's grid; whole rows where the file is stored in strips, unless the size is fixed."""
     grid = reader.grid
-    if reader.tile[0] >= grid.width > block_size:
+    if not fixed and reader.tile[0] >= grid.width > block_size:
         rows = max(1, block_size * block_size // grid.width)
         return list(grid.windows(grid.width, rows))
     return list(grid.windows(block_size, block_size))
@@ -100,7 +92,7 @@ def read_block(reader: Reader, window: Window, halo: int = 0) -> Block:
         rows = inside.y - wanted.y, wanted.y + wanted.height - inside.y - inside.height
         columns = inside.x - wanted.x, wanted.x + wanted.width - inside.x - inside.width
         data = np.pad(data, ((0, 0), rows, columns), mode="edge")
-        valid = np.pad(valid, (rows, columns), mode="constant", constant_values=False)
+        valid = np.pad(valid, ((0, 0), rows, columns), mode="constant", constant_values=False)
     return Block(data, valid, wanted)
 
 
@@ -108,8 +100,10 @@ def compute_block(reader: Reader, op: Op | None, window: Window) -> Any:
     """Read one window, run the op on it and cut the halo off: the unit of work that a worker gets."""
     if op is None:
         return read_block(reader, window)
-    result = op(read_block(reader, window, op.halo))
-    if not op.halo:
+    side = op.block_size
+    wanted = Window(window.x, window.y, side, side) if side else window
+    result = op(read_block(reader, wanted, op.halo))
+    if not op.halo and wanted == window:
         return result
     inner = (..., slice(op.halo, op.halo + window.height), slice(op.halo, op.halo + window.width))
     data = result.data
@@ -124,6 +118,7 @@ def iter_blocks(
     windows: Iterable[Window] | None = None,
     block_size: int | None = None,
     executor: Executor | None = None,
+    in_flight: int | None = None,
     progress: Progress | None = None,
 ) -> Generator[Any, None, None]:
     """Results of an op (or the plain blocks) in window order, with a bounded number in flight.
@@ -134,18 +129,20 @@ def iter_blocks(
         windows: where to look, in order; by default windows that tile the grid.
         block_size: side of those default windows; results do not depend on it.
         executor: where blocks are read and computed; by default a thread pool that ends with the iteration.
+        in_flight: most blocks submitted and not yet taken; by default what this machine's threads need.
 
     Raises:
         Cancelled: the user asked to stop.
         EngineError: from the reader or the op; nothing is in flight any more when it arrives.
     """
     watch = progress or Progress()
-    side = (op.block_size if op else None) or block_size or BLOCK_PX
-    todo = list(windows) if windows is not None else block_windows(reader, side)
-    parallel = op.parallel if op else True
-    workers = default_workers() if parallel else 1
+    fixed = op.block_size if op else None
+    todo = list(windows) if windows is not None else block_windows(reader, fixed or block_size or BLOCK_PX, fixed=fixed is not None)
+    workers = default_workers()
     largest = max((w.width * w.height for w in todo), default=1) * len(reader.bands) * np.dtype(reader.dtype).itemsize
-    ahead = max(1, min(workers + 2, MEMORY_BUDGET // max(largest, 1)))
+    ahead = max(1, min(in_flight or workers + 2, MEMORY_BUDGET // max(largest, 1)))
+    if op is not None and not op.parallel:
+        ahead = 1
     with ExitStack() as stack:
         pool = executor or stack.enter_context(ThreadPoolExecutor(min(workers, ahead)))
         flying: deque[Future[Any]] = deque()

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import json
-import platform
 from dataclasses import asdict, dataclass
-from typing import Any, Sequence
+from pathlib import Path
 
 import numpy as np
 
-from . import palette
 from .areas import ClassTally
-from .blocks import Block, Op, run_blocks
-from .features import Feature, FeatureSpace, feature_reader
-from .files import OutputFiles
-from .legend import NODATA_CODE, LegendClass, qml
+from .blocks import run_blocks
+from .classification import NearestCenter
+from .features import FeatureSpace, feature_reader
+from .files import STYLE_SUFFIX, OutputFiles
+from .legend import LegendClass, qml
+from .models import ClusterModel, canonical_order
 from .options import check_options, option
-from .packages import require
 from .progress import Progress
-from .raster import OutputBand, RasterReader, RasterWriter, describe, write_class_table
+from .raster import RasterReader, RasterWriter, describe, write_class_table
 from .sampling import draw_sample
 from .selection import ClusterFit, Selection, fit_kmeans, select_n_clusters
 from .version import VERSION
 
-MODEL_SCHEMA = 1
 MAX_CLUSTERS = 254
-CHUNK_PX = 1 << 14
-"""Pixels per step of the kernel: scores of 8 clusters in float32 stay in 1 MiB of second-level cache (measured: 2^13 to 2^14 best)."""
 
 
 @dataclass(frozen=True)
@@ -71,134 +67,6 @@ class ClusterOptions:
 
 
 @dataclass(frozen=True)
-class ClusterModel:
-    """A fitted k-means, in canonical order: cluster 1 is the darkest.
-
-    Attributes:
-        centers: (k, n_features) in feature units (reflectance 0 to 1, index values).
-        shift, spread: (n_features,) a feature is scaled as (value - shift) / spread before distances are taken.
-    """
-
-    features: tuple[Feature, ...]
-    centers: np.ndarray
-    shift: np.ndarray
-    spread: np.ndarray
-    scaling: str
-    seed: int
-    sample_size: int
-    inertia: float
-
-    def legend(self) -> list[LegendClass]:
-        """Codes, names and colours."""
-        return [LegendClass(i, f"Cluster {i}", rgb) for i, rgb in enumerate(palette.colours(len(self.centers)), 1)]
-
-    def to_json(self, source: dict[str, Any]) -> str:
-        """The model file: readable, diffable, nothing in it is ever executed.
-
-        Args:
-            source: where the training pixels came from.
-        """
-        legend = self.legend()
-        document = {
-            "schema": "s2landcover-cluster-model",
-            "schema_version": MODEL_SCHEMA,
-            "method": "kmeans",
-            "features": [{k: v for k, v in asdict(feature).items() if v} for feature in self.features],
-            "radiometry": "reflectance 0 to 1 (DN x 0.0001, BOA offset removed)",
-            "scaling": {"method": self.scaling, "shift": self.shift.tolist(), "spread": self.spread.tolist()},
-            "classes": [
-                {"code": each.code, "name": each.name, "color": each.hex, "center": center}
-                for each, center in zip(legend, self.centers.tolist())
-            ],
-            "training": {"sample_size": self.sample_size, "seed": self.seed, "inertia": self.inertia, **source},
-            "versions": {
-                "s2landcover": VERSION,
-                "numpy": np.__version__,
-                "scikit-learn": require("sklearn").__version__,
-                "python": platform.python_version(),
-            },
-        }
-        return json.dumps(document, indent=1) + "\n"
-
-
-class NearestCenter(Op):
-    """Code of the nearest centre (1 to k) for every valid pixel. Can be sent to another process.
-
-    Scores are 2 c.z - |c|^2 with scaling and reflectance folded into one (k, features + 1) matrix; float32, and where two scores are
-    closer than float32 can tell, again in float64: labels equal those of float64 throughout.
-    """
-
-    def __init__(self, space: FeatureSpace, model: ClusterModel) -> None:
-        self.space = space
-        self.model = model
-        self.outputs = (OutputBand("class", "uint8", NODATA_CODE),)
-        scaled = (model.centers - model.shift) / model.spread
-        weights = 2 * scaled / model.spread
-        constant = -(scaled**2).sum(1) - weights @ model.shift
-        n = space.n_bands
-        constant = constant + weights[:, :n] @ space.offset[:n]
-        weights[:, :n] *= space.scale[:n]
-        self.weights = np.concatenate([weights, constant[:, None]], axis=1)
-
-    def __call__(self, block: Block) -> Block:
-        data = np.asarray(block.data)
-        stored = data.reshape(len(data), -1)
-        codes = np.empty(stored.shape[1], np.uint8)
-        defined = self._assign(stored, codes)
-        valid = block.valid if defined is None else block.valid & defined.reshape(block.valid.shape)
-        return Block((codes.reshape(data.shape[1:]),), valid, block.window)
-
-    def _assign(self, stored: np.ndarray, codes: np.ndarray) -> np.ndarray | None:
-        """Fill codes; the result tells which pixels have all their indices defined (None: all)."""
-        k, width = self.weights.shape
-        bands = self.space.n_bands
-        weights = self.weights.astype(np.float32)
-        magnitude = np.abs(weights)
-        features = np.ones((width, CHUNK_PX), np.float32)
-        scores = np.empty((k, CHUNK_PX), np.float32)
-        best = np.empty(CHUNK_PX, np.float32)
-        close = np.empty((k, CHUNK_PX), bool)
-        higher = np.empty(CHUNK_PX, bool)
-        defined = np.ones(stored.shape[1], bool) if self.space.formulas else None
-        for start in range(0, stored.shape[1], CHUNK_PX):
-            chunk = stored[:, start : start + CHUNK_PX]
-            n = chunk.shape[1]
-            x, s, b, c, h, code = features[:, :n], scores[:, :n], best[:n], close[:, :n], higher[:n], codes[start : start + n]
-            x[:bands] = chunk[:bands]
-            if defined is not None:
-                x[bands:-1] = self.space.indices_of(chunk, "float32")
-                defined[start : start + n] = np.isfinite(x[bands:-1]).all(axis=0)
-            np.matmul(weights, x, out=s)
-            _running_argmax(s, b, h, code)
-            # bound of the rounding error of a float32 dot product (Higham 2002, eq. 3.5), for two scores
-            reach = np.nan_to_num(np.abs(x).max(axis=1), posinf=0.0)
-            b -= np.float32(4 * width * np.finfo(np.float32).eps * float((magnitude @ reach).max()))
-            np.greater_equal(s, b, out=c)
-            near = np.flatnonzero(np.add.reduce(c.view(np.uint8), axis=0, dtype=np.uint8) != 1)
-            if len(near):
-                code[near] = self._assign_exactly(chunk[:, near])
-        return defined
-
-    def _assign_exactly(self, stored: np.ndarray) -> np.ndarray:
-        z = (self.space.values(stored) - self.model.shift[:, None]) / self.model.spread[:, None]
-        scaled = (self.model.centers - self.model.shift) / self.model.spread
-        scores: np.ndarray = 2 * scaled @ z - (scaled**2).sum(1)[:, None]
-        return (scores.argmax(axis=0) + 1).astype(np.uint8)
-
-
-def _running_argmax(scores: np.ndarray, best: np.ndarray, higher: np.ndarray, code: np.ndarray) -> None:
-    """code = 1 + argmax over the rows of scores, best = their maximum; four SIMD passes per row, no masked copies."""
-    best[:] = scores[0]
-    code[:] = 1
-    number = higher.view(np.uint8)
-    for j in range(1, len(scores)):
-        np.greater(scores[j], best, out=higher)
-        np.maximum(best, scores[j], out=best)
-        np.multiply(number, np.uint8(j + 1), out=number)
-        np.maximum(code, number, out=code)
-
-
-@dataclass(frozen=True)
 class ClusterOutputs:
     """Where the results go; empty: not wanted."""
 
@@ -231,14 +99,6 @@ def scaling_of(values: np.ndarray, scaling: str) -> tuple[np.ndarray, np.ndarray
         low, shift, high = np.percentile(values, (25, 50, 75), axis=0)
         spread = high - low
     return shift, np.where(spread > 1e-12, spread, 1.0)
-
-
-def canonical_order(features: Sequence[Feature], centers: np.ndarray) -> np.ndarray:
-    """Order of centres from dark to bright: mean over the bands, then band by band; the same whatever order the fit gave."""
-    bands = [i for i, feature in enumerate(features) if not feature.formula] or list(range(len(features)))
-    keys = np.round(centers, 9)
-    brightness = keys[:, bands].mean(1)
-    return np.lexsort((*keys.T[::-1], np.round(brightness, 9)))
 
 
 def run_clustering(source: str, outputs: ClusterOutputs, options: ClusterOptions, progress: Progress) -> ClusterReport:
@@ -308,7 +168,7 @@ def _provenance(options: ClusterOptions, path: str, metadata: dict[str, str]) ->
     facts = {
         "S2LC_ALGORITHM": "clusterraster",
         "S2LC_VERSION": VERSION,
-        "S2LC_INPUT": path.replace("\\", "/").rsplit("/", 1)[-1],
+        "S2LC_INPUT": Path(path.partition("?")[0]).name,
         "S2LC_PARAMETERS": json.dumps(asdict(options)),
     }
     return {**facts, **{key: metadata[key] for key in ("S2LC_SCENES", "S2LC_DATETIME") if key in metadata}}
@@ -336,8 +196,7 @@ def _write_map(
         pixels = [int(tally.pixels[each.code]) for each in legend]
         hectares = [float(tally.hectares[each.code]) for each in legend]
         write_class_table(raster, legend, pixels, hectares)
-        with open(files.sidecar(outputs.raster, ".qml"), "w", encoding="utf-8") as style:
-            style.write(qml(legend))
+        files.write_sidecar(outputs.raster, STYLE_SUFFIX, qml(legend))
         report = ClusterReport(len(legend), fit.inertia, fit.davies_bouldin, tuple(legend), tuple(pixels), tuple(hectares), selection)
         if outputs.model:
             files.write_text(outputs.model, model.to_json({"input": provenance["S2LC_INPUT"], "scenes": provenance.get("S2LC_SCENES", "")}))

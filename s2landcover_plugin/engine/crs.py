@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
+from typing import Iterator
 
 import numpy as np
-from osgeo import ogr, osr
+from osgeo import gdal, ogr, osr
 
 from .errors import EngineError
 from .grid import Bounds, Grid
+
+
+@contextlib.contextmanager
+def quiet_gdal() -> Iterator[None]:
+    """Keep GDAL's messages off the console; errors are raised as EngineError instead."""
+    gdal.PushErrorHandler("CPLQuietErrorHandler")
+    try:
+        yield
+    finally:
+        gdal.PopErrorHandler()
+
 
 WGS84_A_M = 6378137.0
 WGS84_E2 = 0.00669437999014
@@ -83,11 +96,10 @@ def transform_points(points: list[tuple[float, float]], source: str, target: str
     """
     if same_crs(source, target):
         return points
-    change = osr.CoordinateTransformation(spatial_reference(source), spatial_reference(target))
-    try:
+    moved = [(math.inf, math.inf)]
+    with contextlib.suppress(RuntimeError, TypeError, ValueError):
+        change = osr.CoordinateTransformation(spatial_reference(source), spatial_reference(target))
         moved = [(p[0], p[1]) for p in change.TransformPoints(points)]
-    except RuntimeError:
-        moved = [(math.inf, math.inf)]
     if not all(math.isfinite(v) for p in moved for v in p):
         raise EngineError(
             "The area cannot be expressed in the coordinate reference system of the scene",
@@ -113,6 +125,9 @@ class Aoi:
     """Width and height of the box around `center`."""
 
     def __post_init__(self) -> None:
+        numbers = (*(self.bounds or ()), *(self.center or ()), *self.size_km)
+        if not all(math.isfinite(number) for number in numbers):
+            raise EngineError("The area of interest is not finite", f"EXTENT or CENTER {numbers}", "give plain numbers")
         if self.bounds is not None and not (self.bounds[2] > self.bounds[0] and self.bounds[3] > self.bounds[1]):
             raise EngineError("The extent has no area", f"EXTENT {self.bounds}", "draw a rectangle, or give xmin,xmax,ymin,ymax")
 
@@ -122,12 +137,17 @@ class Aoi:
             return self.bounds if same_crs(self.crs, crs) else _hull(transform_points(_ring(self.bounds), self.crs, crs))
         if self.center is None:
             raise EngineError("There is no area of interest", "EXTENT and CENTER", "give one of the two")
-        if is_geographic(crs):
-            return _hull(self.lonlat_ring())
+        if not spatial_reference(crs).GetUTMZone():
+            # other projections may stretch: the box is made in UTM and covered
+            utm = self._utm()
+            return _hull(transform_points(_ring(self.bounds_in(utm)), utm, crs))
         x, y = transform_points([self.center], self.crs, crs)[0]
-        unit_m = spatial_reference(crs).GetLinearUnits() or 1.0
-        dx, dy = (500.0 * km / unit_m for km in self.size_km)
+        dx, dy = (500.0 * km for km in self.size_km)
         return x - dx, y - dy, x + dx, y + dy
+
+    def _utm(self) -> str:
+        point = self.center or (0.0, 0.0)
+        return utm_crs(*transform_points([point], self.crs, "EPSG:4326")[0])
 
     def lonlat_ring(self) -> list[tuple[float, float]]:
         """The outline in degrees, with points along the edges; not closed."""
@@ -135,7 +155,7 @@ class Aoi:
             return transform_points(_ring(self.bounds), self.crs, "EPSG:4326")
         if self.center is None:
             raise EngineError("There is no area of interest", "EXTENT and CENTER", "give one of the two")
-        utm = utm_crs(*transform_points([self.center], self.crs, "EPSG:4326")[0])
+        utm = self._utm()
         return transform_points(_ring(self.bounds_in(utm)), utm, "EPSG:4326")
 
     def lonlat_bounds(self) -> Bounds:
@@ -150,17 +170,19 @@ class Aoi:
             outline.AddPoint_2D(x, y)
         polygon = ogr.Geometry(ogr.wkbPolygon)
         polygon.AddGeometry(outline)
-        footprint = ogr.CreateGeometryFromJson(geometry)
-        if footprint is None:
+        footprint = _geometry(geometry)
+        if footprint is None or polygon.GetArea() <= 0:
             return 0.0
-        if not footprint.IsValid():
-            footprint = footprint.MakeValid()
-        common = polygon.Intersection(footprint)
+        with quiet_gdal():
+            try:
+                common = polygon.Intersection(footprint if footprint.IsValid() else footprint.MakeValid())
+            except (RuntimeError, ValueError):  # a ring of one point cannot be made valid
+                common = None
         return min(common.GetArea() / polygon.GetArea(), 1.0) if common is not None else 0.0
 
 
 def source_pixels_per_pixel(target: Grid, source: Grid) -> tuple[float, float]:
-    """How many source pixels one target pixel is wide and high, at the target's centre; within 10 % of 1 counts as 1."""
+    """How many source pixels one target pixel is wide and high, at the target's centre; within 10 % of 1 in another CRS counts as 1."""
     if same_crs(target.crs, source.crs):
         ratios = [t / s for t, s in zip(target.pixel_size, source.pixel_size)]
     else:
@@ -169,13 +191,22 @@ def source_pixels_per_pixel(target: Grid, source: Grid) -> tuple[float, float]:
         moved = transform_points([(x, y), (x + dx, y), (x, y + dy)], target.crs, source.crs)
         here, right, up = (source.position(*point) for point in moved)
         ratios = [math.dist(here, right), math.dist(here, up)]
-    width, height = (1.0 if abs(ratio - 1) < 0.1 else ratio for ratio in ratios)
+    near = 1e-6 if same_crs(target.crs, source.crs) else 0.1
+    width, height = (1.0 if abs(ratio - 1) < near else ratio for ratio in ratios)
     return width, height
+
+
+def _geometry(geojson: str) -> ogr.Geometry | None:
+    with quiet_gdal():
+        try:
+            return ogr.CreateGeometryFromJson(geojson)
+        except RuntimeError:
+            return None
 
 
 def geometry_wkt(geojson: str) -> str:
     """A GeoJSON geometry as WKT; empty if it is none."""
-    geometry = ogr.CreateGeometryFromJson(geojson)
+    geometry = _geometry(geojson)
     return str(geometry.ExportToWkt()) if geometry is not None else ""
 
 

@@ -59,6 +59,17 @@ class FeatureSpace:
             row[:] = formula(reflectance)
         return result
 
+    def valid_indices(self, stored: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Indices of a block: (planes, rows, cols) stored and valid -> values and valid, both (n_indices, rows, cols).
+
+        An index is valid where its bands are and its formula is defined.
+        """
+        values = self.indices_of(stored.reshape(len(stored), -1), "float64").reshape(-1, *stored.shape[1:])
+        defined = np.isfinite(values)
+        for ok, formula in zip(defined, self.formulas):
+            ok &= valid[[self.planes[name] for name in formula.bands]].all(axis=0)
+        return values, defined
+
     def values(self, stored: np.ndarray) -> np.ndarray:
         """All features of pixels: (planes, n) stored values -> (n_features, n) float64."""
         bands = stored[: self.n_bands].astype(np.float64) * self.scale[: self.n_bands, None] + self.offset[: self.n_bands, None]
@@ -91,7 +102,10 @@ def feature_reader(
             if index not in chosen and index not in extra:
                 extra.append(index)
         features.append(Feature(name, formula.text))
-    reader = RasterReader(info, [*chosen, *extra])
+    if not features:
+        raise EngineError("The raster has no band to use", info.path, "choose a raster of reflectance bands, or name a band in BANDS")
+    unsigned = all(band.dtype.startswith("uint") for band in info.bands)
+    reader = RasterReader(info, [*chosen, *extra], nodata=0 if unsigned else None)
     scales = reflectance_scales(reader.bands, info.path, progress)
     planes = {name: reader.indexes.index(index) for name, index in known.items() if index in reader.indexes}
     space = FeatureSpace(features, np.array([s.scale for s in scales]), np.array([s.offset for s in scales]), planes)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable
 
 from . import http, sentinel2
-from .blocks import POLL_S
-from .crs import Aoi, is_geographic, same_crs, spatial_reference, wkt
+from .crs import Aoi, same_crs, source_pixels_per_pixel, wkt
 from .errors import EngineError
 from .files import OutputFiles
-from .grid import Grid, Window
+from .grid import Bounds, Grid, Window
 from .options import check_options, option
 from .progress import Progress
 from .radiometry import decide
@@ -27,18 +26,18 @@ from .stack import (
     RESOLUTIONS,
     BandSource,
     StackPlan,
+    resampling_for,
     stack_grid,
     stack_metadata,
     write_stack,
 )
 from .version import VERSION
+from .waiting import gather
 
 CONNECTIONS = 8
 """Bands read at the same time."""
 MARGIN_PX = 2
 """Pixels read around the area of bands that are resampled, so that they have their neighbours (cubic reaches 2)."""
-METRES_PER_DEGREE = 111_320.0
-"""Length of a degree along a meridian, rounded; sets the pixel size of outputs in degrees."""
 COVERAGE = 0.75
 """Scenes that cover at least this share of what the best one covers compete by cloud cover alone."""
 
@@ -128,12 +127,13 @@ def run_fetch(
     if not scenes:
         raise _no_scene(search)
     scene = choose_scene(scenes, options.selection, progress)
-    with OutputFiles() as files, http.gdal_network():
-        before = http.bytes_downloaded()
+    with OutputFiles() as files:
+        destination = files.path(output)
         folder = files.folder(output)
-        grid, local, decided = _fetch_bands(scene, options, aoi, target_crs, folder, catalog_address(search), progress.part(0.1, 0.7))
-        spent = http.bytes_downloaded() - before
-        sources = [local[name] for name in options.bands]
+        grid, local, decided, spent = _fetch_bands(
+            scene, options, aoi, target_crs, folder, catalog_address(search), progress.part(0.1, 0.7)
+        )
+        sources = [local[name] for name in dict.fromkeys(options.bands)]
         scl = local.get(sentinel2.SCL) if options.mask_clouds else None
         facts = {
             "S2LC_SCENES": scene.id,
@@ -143,7 +143,7 @@ def run_fetch(
         metadata = stack_metadata("stacfetch", sources, facts)
         classes = tuple(int(code) for code in options.mask_classes)
         plan = StackPlan(tuple(sources), grid, options.resampling, metadata, scl, classes)
-        share = write_stack(plan, files.path(output), progress.part(0.7, 1.0))
+        share = write_stack(plan, destination, progress.part(0.7, 1.0))
         if share == 0:
             raise EngineError(
                 "The scene has no valid pixel in the area",
@@ -175,11 +175,11 @@ def _needed(options: FetchOptions) -> list[str]:
 
 def _fetch_bands(
     scene: Scene, options: FetchOptions, aoi: Aoi, target_crs: str, folder: str, catalog: str, progress: Progress
-) -> tuple[Grid, dict[str, BandSource], dict[str, Any]]:
+) -> tuple[Grid, dict[str, BandSource], dict[str, Any], int]:
     """Copy the window of every band into `folder`, several at a time.
 
     Returns:
-        the output grid, band sources over the local copies, and the decisions for the ledger.
+        the output grid, band sources over the local copies, the decisions for the ledger, and the bytes read over the network.
     """
     assets = band_assets(scene, _needed(options))
     paths = {name: http.gdal_path(asset.href, catalog) for name, asset in assets.items()}
@@ -189,19 +189,24 @@ def _fetch_bands(
             progress.warn(f"{scene.id} {name}: {decision.reason}. Set OFFSET_POLICY if you know better.")
     shares = dict.fromkeys(paths, 0.0)
     stopped = threading.Event()
-    with ThreadPoolExecutor(CONNECTIONS) as pool:
-        try:
-            grids = _gather({name: pool.submit(_grid_of, path) for name, path in paths.items()}, progress, shares)
-            grid = _output_grid(grids, options, aoi, target_crs)
-            windows = {name: _window_for(grid, each, name, options, scene.id) for name, each in grids.items()}
-            _refuse_huge(sum(w.width * w.height for w in windows.values()), options.max_megabytes)
-            copies = {}
-            for name, path in paths.items():
-                watch = _watcher(shares, name, stopped)
-                copies[name] = pool.submit(copy_window, path, windows[name], _local(folder, name), watch)
-            _gather(copies, progress, shares)
-        finally:
-            stopped.set()
+    before = http.bytes_downloaded(paths.values())
+    http.forget_failures(paths.values())
+    pool = ThreadPoolExecutor(CONNECTIONS, initializer=http.prepare_thread)
+    try:
+        opened = {name: pool.submit(_grid_of, path) for name, path in paths.items()}
+        grids = gather(opened, progress, lambda: 0.0)
+        grid = _output_grid(grids, options, aoi, target_crs)
+        windows = {name: _window_for(grid, each, name, options, scene.id) for name, each in grids.items()}
+        _refuse_huge(sum(w.width * w.height for w in windows.values()), options.max_megabytes)
+        copies = {}
+        for name, path in paths.items():
+            copies[name] = pool.submit(copy_window, path, windows[name], _local(folder, name), _watcher(shares, name, stopped))
+        gather(copies, progress, lambda: sum(shares.values()) / len(shares))
+    finally:
+        # after a failure or a cancel nobody waits for a transfer that hangs: it ends by its time limit
+        stopped.set()
+        pool.shutdown(wait=False, cancel_futures=True)
+    spent = http.bytes_downloaded(paths.values()) - before
     local = {name: BandSource(name, describe(_local(folder, name)), 1, decisions[name]) for name in paths}
     ledger = {
         name: {
@@ -215,7 +220,7 @@ def _fetch_bands(
         for name, d in decisions.items()
         if name != sentinel2.SCL
     }
-    return grid, local, ledger
+    return grid, local, ledger, spent
 
 
 def _local(folder: str, name: str) -> str:
@@ -230,30 +235,19 @@ def _watcher(shares: dict[str, float], name: str, stopped: threading.Event) -> C
     return watch
 
 
-def _gather(futures: dict[str, Future[Any]], progress: Progress, shares: dict[str, float]) -> dict[str, Any]:
-    """Results of all futures; the first failure is raised at once. Progress and cancel stay responsive."""
-    pending = set(futures.values())
-    while pending:
-        progress.report(sum(shares.values()) / len(shares))
-        done, pending = wait(pending, timeout=POLL_S)
-        for future in done:
-            future.result()
-    return {name: future.result() for name, future in futures.items()}
-
-
 def _grid_of(path: str) -> Grid:
     return describe(path, REMOTE_DRIVERS).grid
 
 
 def _window_for(grid: Grid, band_grid: Grid, name: str, options: FetchOptions, scene_id: str) -> Window:
     """The pixels of a band file that the output needs; a margin only where they are resampled."""
-    bounds = Aoi(grid.crs, grid.bounds).bounds_in(band_grid.crs)
-    window = band_grid.window_of(bounds)
-    moved = not same_crs(grid.crs, band_grid.crs)
-    interpolated = name != sentinel2.SCL and options.resampling != "nearest" and band_grid.pixel_size[0] > grid.pixel_size[0] * 1.001
+    window = band_grid.window_of(Aoi(grid.crs, grid.bounds).bounds_in(band_grid.crs))
     inside = window.clipped(band_grid.width, band_grid.height)
     if not inside.width or not inside.height:
         raise EngineError("The area lies outside the scene", scene_id, "choose an area that overlaps the scene")
+    moved = not same_crs(grid.crs, band_grid.crs)
+    coarser = max(source_pixels_per_pixel(grid, band_grid)) < 1
+    interpolated = coarser and resampling_for(name, band_grid, grid, options.resampling) != "nearest"
     return inside.grown(MARGIN_PX).clipped(band_grid.width, band_grid.height) if moved or interpolated else inside
 
 
@@ -270,18 +264,24 @@ def _refuse_huge(pixels: int, limit_mb: int) -> None:
 def _output_grid(grids: dict[str, Grid], options: FetchOptions, aoi: Aoi, target_crs: str) -> Grid:
     """The area on the scene's own grid, or on a grid of the same pixel size in another CRS."""
     base = stack_grid({name: grids[name] for name in options.bands}, int(options.resolution))
+    bounds = aoi.bounds_in(target_crs or base.crs)
     if target_crs and not same_crs(target_crs, base.crs):
-        base = _lattice_in(target_crs, base)
-    grid = base.cropped(base.window_of(aoi.bounds_in(base.crs)))
+        base = _lattice_in(target_crs, base, bounds)
+    grid = base.cropped(base.window_of(bounds))
     _refuse_huge(grid.width * grid.height * len(options.bands), options.max_megabytes)
     return grid
 
 
-def _lattice_in(crs: str, base: Grid) -> Grid:
-    """A grid in another CRS from its origin, with the pixel size of `base` on the ground (degrees: along a meridian)."""
-    metres = base.pixel_size[0] * spatial_reference(base.crs).GetLinearUnits()
-    unit_m = METRES_PER_DEGREE if is_geographic(crs) else spatial_reference(crs).GetLinearUnits()
-    return Grid(wkt(crs), (0.0, metres / unit_m, 0.0, 0.0, 0.0, -metres / unit_m), 1, 1)
+def _lattice_in(crs: str, base: Grid, bounds: Bounds) -> Grid:
+    """A lattice in another CRS from its origin, with pixels about as large on the ground as those of `base`.
+
+    Where the CRS is true to scale within 2 % the pixel size is that of `base`; else it is rounded to three digits.
+    """
+    unit = (bounds[2] - bounds[0]) / 1000
+    trial = Grid(wkt(crs), (bounds[0], unit, 0.0, bounds[3], 0.0, -unit), 1000, max(1, round((bounds[3] - bounds[1]) / unit)))
+    size = unit / max(source_pixels_per_pixel(trial, base))
+    size = base.pixel_size[0] if abs(size / base.pixel_size[0] - 1) < 0.02 else float(f"{size:.3g}")
+    return Grid(trial.crs, (0.0, size, 0.0, 0.0, 0.0, -size), 1, 1)
 
 
 def _ledger(report: FetchReport, scenes: list[Scene], decided: dict[str, Any], catalog: str) -> str:

@@ -72,6 +72,12 @@ class Grid:
         xs, ys = sorted((x0, x0 + dx * self.width)), sorted((y0, y0 + dy * self.height))
         return xs[0], ys[0], xs[1], ys[1]
 
+    def north_up(self) -> Grid:
+        """The same pixels counted from the north-western corner."""
+        _, dx, _, _, _, dy = self.geotransform
+        left, _, _, top = self.bounds
+        return Grid(self.crs, (left, abs(dx), 0.0, top, 0.0, -abs(dy)), self.width, self.height)
+
     def position(self, x: float, y: float) -> tuple[float, float]:
         """Column and row (fractional, from the upper left corner) of a point in CRS units."""
         x0, dx, _, y0, _, dy = self.geotransform
@@ -104,6 +110,7 @@ class Grid:
         The CRS is not compared.
         """
         for size, other_size, count in zip(self.geotransform[1::4], other.geotransform[1::4], (self.width, self.height)):
+            # a sign that differs (south-up against north-up) is no coincidence of pixels either
             if abs(size - other_size) * count > SNAP_PX * abs(other_size):
                 return None
         column, row = other.position(self.geotransform[0], self.geotransform[3])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
-from typing import Any, Iterator
-from urllib.parse import urljoin, urlsplit
+import threading
+from typing import Any, Iterable
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from osgeo import gdal
 
@@ -23,7 +23,7 @@ GDAL_SETTINGS = {
     "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": ".tif,.tiff,.jp2",
     "GDAL_HTTP_CONNECTTIMEOUT": str(CONNECT_TIMEOUT_S),
     "GDAL_HTTP_TIMEOUT": "300",
-    "GDAL_HTTP_LOW_SPEED_TIME": str(READ_TIMEOUT_S),
+    "GDAL_HTTP_LOW_SPEED_TIME": "20",
     "GDAL_HTTP_LOW_SPEED_LIMIT": "1",
     "GDAL_HTTP_MAX_RETRY": str(RETRIES),
     "GDAL_HTTP_RETRY_DELAY": "1",
@@ -31,23 +31,42 @@ GDAL_SETTINGS = {
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
     "CPL_VSIL_NETWORK_STATS_ENABLED": "YES",
 }
-"""Windowed reads: no directory listing, ranges merged, a stalled transfer ends after a minute. HEAD stays on: without it GDAL
-asks for the whole file to learn its size."""
+"""Windowed reads: no directory listing, ranges merged, a stalled transfer ends after 20 s. HEAD stays on: without it GDAL asks for
+the whole file to learn its size."""
+
+_counting = threading.Lock()
+_counting_started: list[bool] = []
+
+
+def _split(address: str) -> SplitResult:
+    try:
+        parts = urlsplit(address)
+        parts.port  # noqa: B018  (reading it checks it)
+    except ValueError as err:
+        raise EngineError("The address is not valid", address, "write it like https://host/path") from err
+    return parts
 
 
 def is_url(address: str) -> bool:
     """Whether an address is http(s)."""
-    return urlsplit(address).scheme in ("http", "https")
+    return _split(address).scheme in ("http", "https")
 
 
 def absolute(href: str, base: str) -> str:
-    """A href as seen from the document it stands in (a URL or a path with forward slashes)."""
-    if urlsplit(href).scheme or href.startswith("/") and not is_url(base):
+    """A href as seen from the document it stands in (a URL or a path)."""
+    if _split(href).scheme or (href.startswith("/") and not is_url(base)):
         return href
     if is_url(base):
         return urljoin(base, href)
-    folder = base.replace("\\", "/").rpartition("/")[0]
-    return f"{folder}/{href[2:] if href.startswith('./') else href}" if folder else href
+    folder = local_path(base).replace("\\", "/").rpartition("/")[0]
+    plain = unquote(href[2:] if href.startswith("./") else href)
+    return f"{folder}/{plain}" if folder else plain
+
+
+def local_path(address: str) -> str:
+    """The path of a `file:` address; any other text as it is."""
+    parts = _split(address)
+    return unquote(parts.path) if parts.scheme == "file" else address
 
 
 def gdal_path(href: str, catalog: str) -> str:
@@ -56,7 +75,7 @@ def gdal_path(href: str, catalog: str) -> str:
     Raises:
         EngineError: a kind of address that is not read, or a file of this machine named by a remote catalog.
     """
-    scheme = urlsplit(href).scheme
+    scheme = _split(href).scheme
     if scheme in ("http", "https"):
         return f"/vsicurl/{href}"
     if scheme == "s3":
@@ -67,39 +86,48 @@ def gdal_path(href: str, catalog: str) -> str:
         )
     if is_url(catalog):
         raise EngineError("The catalog names a file of this machine, which a remote catalog must not do", href, "use another catalog")
-    path = href[7:] if scheme == "file" else href
+    path = local_path(href)
     if path.startswith("/vsi"):
         raise EngineError("The catalog names a special file", href, "use http(s) addresses or plain paths")
     return path
 
 
-@contextlib.contextmanager
-def gdal_network() -> Iterator[None]:
-    """GDAL's HTTP settings for windowed reads in this block; the values before are put back."""
-    before = {name: gdal.GetConfigOption(name) for name in GDAL_SETTINGS}
+def prepare_thread() -> None:
+    """Set GDAL up for windowed reads in the calling thread only; layers that QGIS shows keep their own settings."""
     for name, value in GDAL_SETTINGS.items():
-        gdal.SetConfigOption(name, value)
-    gdal.VSICurlClearCache()  # GDAL remembers a 404 for the life of the process
-    try:
-        yield
-    finally:
-        for name, old in before.items():
-            gdal.SetConfigOption(name, old)
+        gdal.SetThreadLocalConfigOption(name, value)
+    with _counting:
+        if not _counting_started:
+            # GDAL looks once whether to count, at its first read over the network; this makes it look again
+            gdal.NetworkStatsReset()
+            _counting_started.append(True)
 
 
-def bytes_downloaded() -> int:
-    """Bytes that GDAL has received over the network in this process, since statistics were switched on."""
+def forget_failures(paths: Iterable[str]) -> None:
+    """Make GDAL ask again for files: it remembers a 404 for the life of the process."""
+    for path in paths:
+        if path.startswith("/vsicurl/"):
+            gdal.VSICurlPartialClearCache(path)
+
+
+def bytes_downloaded(paths: Iterable[str]) -> int:
+    """Bytes that GDAL has received over the network for these files since the process began to count."""
     statistics = json.loads(gdal.NetworkStatsGetAsSerializedJSON() or "{}")
-    return sum(int(method.get("downloaded_bytes", 0)) for method in statistics.get("methods", {}).values())
+    files = statistics.get("handlers", {}).get("vsicurl", {}).get("files", {})
+    methods = (method for path in paths for method in files.get(path, {}).get("methods", {}).values())
+    return sum(int(method.get("downloaded_bytes", 0)) for method in methods)
+
+
+def _retry() -> Any:
+    return require("urllib3").Retry(
+        total=RETRIES, backoff_factor=0.5, status_forcelist=RETRY_STATUS, allowed_methods=None, raise_on_status=False
+    )
 
 
 def stac_io() -> Any:
     """pystac-client's transport with the time limits and retries of this module."""
-    retry = require("urllib3").Retry(
-        total=RETRIES, backoff_factor=0.5, status_forcelist=RETRY_STATUS, allowed_methods=None, raise_on_status=False
-    )
     module = require("pystac_client.stac_api_io")
-    return module.StacApiIO(timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S), max_retries=retry)
+    return module.StacApiIO(timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S), max_retries=_retry())
 
 
 def read_json(address: str) -> Any:
@@ -108,20 +136,42 @@ def read_json(address: str) -> Any:
     Raises:
         EngineError: it cannot be reached, or is no JSON.
     """
+    if is_url(address):
+        return _fetch_json(address)
     try:
-        if is_url(address):
-            requests = require("requests")
-            reply = requests.get(address, timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S))
-            reply.raise_for_status()
-            return reply.json()
-        with open(address, encoding="utf-8") as file:
+        with open(local_path(address), encoding="utf-8") as file:
             return json.load(file)
-    except ValueError as err:  # first: requests' JSON error is an OSError too
-        raise EngineError(
-            "The catalog does not answer with JSON", address, "give the address of a STAC API, or of a STAC ItemCollection"
-        ) from err
     except OSError as err:
-        raise EngineError(f"The catalog cannot be read ({_short(err)})", address, "check the address and the connection") from err
+        raise EngineError(f"The catalog cannot be read ({err.strerror})", address, "check the path, or give a http(s) address") from err
+    except (ValueError, RecursionError) as err:
+        raise _no_json(address) from err
+
+
+def _fetch_json(address: str) -> Any:
+    requests = require("requests")
+    with requests.Session() as session:
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=_retry()))
+        try:
+            reply = session.get(address, timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S))
+            reply.raise_for_status()
+        except (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema, UnicodeError) as err:
+            raise EngineError("The address is not valid", address, "write it like https://host/path") from err
+        except requests.RequestException as err:
+            raise unreachable(err, address) from err
+        try:
+            return reply.json()
+        except (ValueError, RecursionError) as err:
+            raise _no_json(address) from err
+
+
+def _no_json(address: str) -> EngineError:
+    return EngineError("The catalog does not answer with JSON", address, "give the address of a STAC API, or of a STAC ItemCollection")
+
+
+def unreachable(err: BaseException, address: str) -> EngineError:
+    """The sentence for a catalog that cannot be read."""
+    return EngineError(f"The catalog cannot be read ({_short(err)})", address, "check the address, the collection and the connection")
 
 
 def _short(err: BaseException) -> str:
@@ -130,9 +180,4 @@ def _short(err: BaseException) -> str:
     while getattr(reason, "args", None) and isinstance(reason.args[0], BaseException):
         reason = reason.args[0]
     text = str(getattr(reason, "reason", reason) or type(reason).__name__)
-    return re.sub(r"<[^>]* object at 0x[0-9a-f]+>: ", "", text)[:160]
-
-
-def unreachable(err: BaseException, address: str) -> EngineError:
-    """The sentence for a catalog that does not answer."""
-    return EngineError(f"The catalog does not answer ({_short(err)})", address, "check the address and the connection, or try again later")
+    return re.sub(r"<[^>]* object at 0x[0-9a-f]+>: ", "", text).strip()[:160]

@@ -151,7 +151,8 @@ class Formula:
             return _UNARY[type(node.op)](self._value(node.operand, reflectance))
         if isinstance(node, ast.Name):
             return reflectance[node.id]
-        return node.value if isinstance(node, ast.Constant) else np.nan
+        # numpy's numbers overflow to infinity; Python's would take forever on 9 ** 9 ** 9
+        return np.float64(node.value) if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) else np.nan
 
 
 def index_help() -> str:

@@ -30,6 +30,7 @@ def qml(legend: Sequence[LegendClass]) -> str:
     entries = "".join(f'<paletteEntry value="{each.code}" label={quoteattr(each.name)} color="{each.hex}" alpha="255"/>' for each in legend)
     return (
         "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
+        "<!-- written by S2 Land Cover -->\n"
         '<qgis version="3.22.0" styleCategories="Symbology"><pipe>'
         '<rasterrenderer type="paletted" band="1" opacity="1" alphaBand="-1" nodataColor="">'
         f"<colorPalette>{entries}</colorPalette></rasterrenderer></pipe></qgis>\n"

@@ -6,19 +6,24 @@ Since processing baseline 04.00 (25 January 2022) the DN of Sentinel-2 products 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Sequence
+
+import numpy as np
 
 from . import sentinel2
 from .errors import EngineError
 from .progress import Progress
-from .raster import BandInfo
+from .raster import BandInfo, read_preview
 
 QUANTIFICATION = 10000
 """DN of reflectance 1."""
 REFLECTANCE_SCALE = 1 / QUANTIFICATION
 BOA_OFFSET_DN = -1000
 OFFSET_SINCE_BASELINE = (4, 0)
+LARGEST_REFLECTANCE = 2.0
+"""Above anything on Earth, glint and snow included; far below any useful DN."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +48,7 @@ def decide(properties: dict[str, Any], asset: dict[str, Any], product_name: str,
     Args:
         policy: `auto`, `apply` (subtract 1000) or `none`.
     """
-    stated = (asset.get("raster:bands") or [{}])[0]
-    scale = stated.get("scale", asset.get("raster:scale"))
-    offset = stated.get("offset", asset.get("raster:offset"))
+    scale, offset = _stated(asset)
     applied = properties.get("earthsearch:boa_offset_applied")
     baseline = _baseline(properties, product_name)
     evidence = {
@@ -54,7 +57,7 @@ def decide(properties: dict[str, Any], asset: dict[str, Any], product_name: str,
         "stated_offset": offset,
         "processing_baseline": baseline,
     }
-    gain = 1.0 if not scale else round(float(scale) * QUANTIFICATION, 9)
+    gain = 1.0 if scale is None else round(scale * QUANTIFICATION, 9)
     if policy == "apply":
         return RadiometricDecision(gain, BOA_OFFSET_DN, "OFFSET_POLICY says the offset is to be applied", evidence)
     if policy == "none":
@@ -62,7 +65,7 @@ def decide(properties: dict[str, Any], asset: dict[str, Any], product_name: str,
     if applied is True:
         return RadiometricDecision(gain, 0, "the provider removed the offset before publishing (earthsearch:boa_offset_applied)", evidence)
     if offset is not None:
-        add = round(float(offset) * QUANTIFICATION, 6)
+        add = round(offset * QUANTIFICATION, 6)
         return RadiometricDecision(gain, add, f"the catalog states offset {offset:g} for the band", evidence)
     if baseline is not None:
         since = tuple(int(part) for part in baseline.split(".")[:2]) >= OFFSET_SINCE_BASELINE
@@ -71,11 +74,33 @@ def decide(properties: dict[str, Any], asset: dict[str, Any], product_name: str,
     return RadiometricDecision(gain, 0, "nothing is known about an offset; none is assumed", evidence, certain=False)
 
 
+def _stated(asset: dict[str, Any]) -> tuple[float | None, float | None]:
+    """Scale and offset that an item states for a band; None where it does not, or says scale 1 and offset 0 (nothing is scaled).
+
+    Raises:
+        EngineError: they are no usable numbers.
+    """
+    bands = asset.get("raster:bands")
+    first = bands[0] if isinstance(bands, list) and bands and isinstance(bands[0], dict) else {}
+    scale, offset = first.get("scale", asset.get("raster:scale")), first.get("offset", asset.get("raster:offset"))
+    try:
+        numbers = [None if value is None else float(value) for value in (scale, offset)]
+    except (TypeError, ValueError):
+        numbers = [math.nan, math.nan]
+    if any(number is not None and not math.isfinite(number) for number in numbers) or (numbers[0] is not None and numbers[0] <= 0):
+        where = f"scale {scale}, offset {offset} for {asset.get('href')}"
+        raise EngineError("The catalog states a scale that cannot be used", where, "set OFFSET_POLICY, or use another catalog")
+    if numbers[0] == 1 and not numbers[1]:
+        return None, None
+    return numbers[0], numbers[1]
+
+
 def _baseline(properties: dict[str, Any], product_name: str) -> str | None:
     for key in ("s2:processing_baseline", "processing:version"):
         text = str(properties.get(key) or "").lstrip("Nn")
         parts = text.split(".")
-        if len(parts) >= 2 and all(part.isdigit() for part in parts[:2]):
+        # 99.99 stands for products that were made again, with a baseline nobody states
+        if len(parts) >= 2 and all(part.isdigit() for part in parts[:2]) and parts[0] != "99":
             return text
     return sentinel2.baseline_in(product_name)
 
@@ -83,13 +108,11 @@ def _baseline(properties: dict[str, Any], product_name: str) -> str | None:
 def decide_for_file(band: BandInfo, path: str, policy: str = "auto") -> RadiometricDecision:
     """Decide for a band of a file without a catalog: the user's policy, then the scale and offset that the file states.
 
-    Raises:
-        EngineError: the file states a scale of 0.
+    Real numbers without a scale are reflectance, unless most of them are above 2: then they are DN.
     """
-    if band.scale == 0:
-        raise EngineError("The band states a scale of 0", f"{path}, band {band.index}", "correct the file's metadata")
     stated = band.scale is not None and (band.scale != 1 or band.offset != 0)
-    gain = round((band.scale or 1) * QUANTIFICATION, 9) if stated else (QUANTIFICATION if band.dtype.startswith("float") else 1.0)
+    reflectance = not stated and band.dtype.startswith("float") and not _looks_like_dn(path, band.index)
+    gain = round((band.scale or 1) * QUANTIFICATION, 9) if stated else (QUANTIFICATION if reflectance else 1.0)
     evidence = {"stated_scale": band.scale if stated else None, "stated_offset": band.offset if stated else None, "dtype": band.dtype}
     if policy == "apply":
         return RadiometricDecision(gain, BOA_OFFSET_DN, "OFFSET_POLICY says the offset is to be applied", evidence)
@@ -97,9 +120,15 @@ def decide_for_file(band: BandInfo, path: str, policy: str = "auto") -> Radiomet
         return RadiometricDecision(gain, 0, "OFFSET_POLICY says there is no offset to apply", evidence)
     if stated:
         return RadiometricDecision(gain, round(band.offset * QUANTIFICATION, 6), "scale and offset stated in the file", evidence)
-    if band.dtype.startswith("float"):
-        return RadiometricDecision(gain, 0, "real numbers are taken as reflectance 0 to 1", evidence, certain=False)
-    return RadiometricDecision(gain, 0, "whole numbers are taken as DN = reflectance x 10000 without offset", evidence, certain=False)
+    kind = "reflectance 0 to 1" if reflectance else "DN = reflectance x 10000 without offset"
+    return RadiometricDecision(gain, 0, f"without a stated scale the numbers are taken as {kind}", evidence, certain=False)
+
+
+def _looks_like_dn(path: str, index: int) -> bool:
+    """Whether most valid numbers of a band are larger than any reflectance."""
+    data, valid = read_preview(path, [index], 256)
+    values = data[valid]
+    return bool(values.size) and float(np.median(values)) > LARGEST_REFLECTANCE
 
 
 @dataclass(frozen=True)
@@ -111,15 +140,15 @@ class ReflectanceScale:
 
 
 def reflectance_scales(bands: Sequence[BandInfo], path: str, progress: Progress) -> list[ReflectanceScale]:
-    """The scale of each band of a raster; whole numbers without a stated scale are taken as DN, with a warning.
+    """The scale of each band of a raster; numbers that look like DN and state no scale are taken as DN, with a warning.
 
-    Real numbers without a stated scale are taken as they are.
+    Other real numbers without a stated scale are taken as they are.
     """
     scales, assumed = [], []
     for band in bands:
         if band.scale is not None and (band.scale != 1 or band.offset != 0):
             scales.append(ReflectanceScale(band.scale, band.offset))
-        elif band.dtype.startswith("float"):
+        elif band.dtype.startswith("float") and not _looks_like_dn(path, band.index):
             scales.append(ReflectanceScale(1.0, 0.0))
         else:
             scales.append(ReflectanceScale(REFLECTANCE_SCALE, 0.0))

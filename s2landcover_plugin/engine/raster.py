@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 from dataclasses import dataclass
-from typing import Any, Iterator, Sequence
+from typing import Any, Protocol, Sequence
 
 import numpy as np
 from osgeo import gdal
 
-from .crs import same_crs, source_pixels_per_pixel
+from .crs import quiet_gdal, same_crs, source_pixels_per_pixel
 from .errors import EngineError
 from .grid import Grid, Window
 from .legend import LegendClass
@@ -65,6 +64,7 @@ class BandInfo:
     scale: float | None
     """physical value = stored value x scale + offset; None where the file states no scale."""
     offset: float
+    is_alpha: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,8 @@ class RasterInfo:
     tile: tuple[int, int]
     """Width and height of its internal tiles or strips."""
     metadata: dict[str, str]
+    has_mask: bool = False
+    """Whether a mask for all bands goes with the file (GMF_PER_DATASET)."""
 
 
 @dataclass(frozen=True)
@@ -90,16 +92,6 @@ class OutputBand:
     wavelength_um: float | None = None
     scale: float | None = None
     """Written as GDAL scale where given: physical value = stored value x scale."""
-
-
-@contextlib.contextmanager
-def quiet_gdal() -> Iterator[None]:
-    """Keep GDAL's messages off the console; errors are raised as EngineError instead."""
-    gdal.PushErrorHandler("CPLQuietErrorHandler")
-    try:
-        yield
-    finally:
-        gdal.PopErrorHandler()
 
 
 def _cause() -> str:
@@ -139,26 +131,49 @@ def describe(path: str, drivers: Sequence[str] = READ_DRIVERS) -> RasterInfo:
         tuple(_band_info(dataset.GetRasterBand(i + 1), i + 1, path) for i in range(dataset.RasterCount)),
         tuple(dataset.GetRasterBand(1).GetBlockSize()),
         dict(dataset.GetMetadata() or {}),
+        bool(dataset.GetRasterBand(1).GetMaskFlags() & gdal.GMF_PER_DATASET),
     )
 
 
 def _band_info(band: gdal.Band, index: int, path: str) -> BandInfo:
     dtype = NUMPY_TYPES.get(band.DataType)
-    if dtype is None:
-        raise EngineError(
-            f"Band {index} has a type that cannot be used ({gdal.GetDataTypeName(band.DataType)})",
-            path,
-            "convert it to an integer or real type",
-        )
+    if dtype is None or band.GetMetadataItem("PIXELTYPE", "IMAGE_STRUCTURE") == "SIGNEDBYTE":
+        name = gdal.GetDataTypeName(band.DataType) if dtype is None else "signed byte"
+        raise EngineError(f"Band {index} has a type that cannot be used ({name})", path, "convert it to Int16 or Float32")
+    scale, offset = band.GetScale(), band.GetOffset() or 0.0
+    if scale == 0 or not np.isfinite(offset) or (scale is not None and not np.isfinite(scale)):
+        raise EngineError(f"Band {index} states scale {scale} and offset {offset}", path, "correct the file's metadata")
     return BandInfo(
         index,
         band.GetDescription() or f"Band {index}",
         band.GetMetadataItem("COMMON_NAME") or band.GetMetadataItem("common_name") or "",
         dtype,
-        band.GetNoDataValue(),
-        band.GetScale(),
-        band.GetOffset() or 0.0,
+        _usable_nodata(band.GetNoDataValue(), dtype),
+        scale,
+        offset,
+        band.GetColorInterpretation() == gdal.GCI_AlphaBand,
     )
+
+
+def _usable_nodata(nodata: float | None, dtype: str) -> float | None:
+    """The nodata value, or None if no pixel of this type can have it."""
+    kind = np.dtype(dtype)
+    if nodata is None or kind.kind == "f":
+        return nodata
+    limits = np.iinfo(kind)
+    return nodata if float(nodata).is_integer() and limits.min <= nodata <= limits.max else None
+
+
+class Reader(Protocol):
+    """Where pixels come from: a raster, several together, or something computed. Must be picklable."""
+
+    grid: Grid
+    bands: tuple[BandInfo, ...]
+    dtype: np.dtype
+    tile: tuple[int, int]
+
+    def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        """data and valid, both (bands, rows, cols), of a window inside the grid."""
 
 
 class RasterReader:
@@ -179,7 +194,6 @@ class RasterReader:
         grid: Grid | None = None,
         resampling: str = "nearest",
         nodata: float | None = None,
-        need_all: bool = True,
     ) -> None:
         """
         Args:
@@ -188,17 +202,16 @@ class RasterReader:
             grid: target grid, the file's own if None.
             resampling: GDAL's name (`nearest`, `bilinear`, `cubic`, `average`); used only where pixels do not coincide.
             nodata: the nodata value of bands that state none.
-            need_all: a pixel is valid where all bands are (True), or where at least one is (False; the others hold nodata).
         """
         self.path = info.path
-        self.indexes = tuple(indexes or range(1, len(info.bands) + 1))
+        self.indexes = tuple(range(1, len(info.bands) + 1) if indexes is None else indexes)
         self.bands = tuple(info.bands[i - 1] for i in self.indexes)
         self.grid = grid or info.grid
         self.dtype = np.result_type(*(band.dtype for band in self.bands))
         self.tile = info.tile
         self.resampling = resampling
-        self.need_all = need_all
         self._nodata = tuple(nodata if band.nodata is None else band.nodata for band in self.bands)
+        self._has_mask = info.has_mask
         self._offset = self.grid.offset_in(info.grid) if same_crs(self.grid.crs, info.grid.crs) else None
         self._file_grid = info.grid
         self._open = threading.local()
@@ -214,108 +227,120 @@ class RasterReader:
         """Pixels of a window inside the grid.
 
         Returns:
-            data (bands, rows, cols) in stored values, and valid (rows, cols).
+            data (bands, rows, cols) in stored values, and valid (bands, rows, cols): inside the file, not masked, not nodata, finite.
 
         Raises:
             EngineError: the file is damaged or no longer there.
         """
-        if self._offset is None:
-            data = self._fetch(self._warped(), window)
-        else:
-            data = self._shifted(window)
-        return data, self._validity(data)
+        data, covered = self._read_warped(window) if self._offset is None else self._read_shifted(window)
+        valid = np.empty(data.shape, bool)
+        for plane, ok, nodata in zip(data, valid, self._nodata):
+            _usable(plane, nodata, ok)
+            if covered is not None:
+                ok &= covered
+        return data, valid
 
-    def _shifted(self, window: Window) -> np.ndarray:
+    def _read_shifted(self, window: Window) -> tuple[np.ndarray, np.ndarray | None]:
+        """Pixels that coincide with the file's; covered (rows, cols) is None where all are inside and unmasked."""
         columns, rows = self._offset or (0, 0)
         source = Window(window.x + columns, window.y + rows, window.width, window.height)
         inside = source.clipped(self._file_grid.width, self._file_grid.height)
+        dataset = self._dataset()
         if inside == source:
-            return self._fetch(self._dataset(), source)
-        data = np.empty((len(self.bands), window.height, window.width), self.dtype)
-        for plane, nodata in zip(data, self._nodata):
-            plane[:] = 0 if nodata is None else nodata
+            return self._fetch(dataset, source), self._fetch(dataset, source, mask=True)[0] > 0 if self._has_mask else None
+        data = np.zeros((len(self.bands), window.height, window.width), self.dtype)
+        covered = np.zeros((window.height, window.width), bool)
         if inside.width and inside.height:
-            rows, columns = inside.y - source.y, inside.x - source.x
-            data[:, rows : rows + inside.height, columns : columns + inside.width] = self._fetch(self._dataset(), inside)
-        return data
+            there = (
+                slice(inside.y - source.y, inside.y - source.y + inside.height),
+                slice(inside.x - source.x, inside.x - source.x + inside.width),
+            )
+            data[(slice(None), *there)] = self._fetch(dataset, inside)
+            covered[there] = self._fetch(dataset, inside, mask=True)[0] > 0 if self._has_mask else True
+        return data, covered
 
-    def _fetch(self, dataset: gdal.Dataset, window: Window) -> np.ndarray:
-        data = np.empty((len(self.bands), window.height, window.width), self.dtype)
+    def _read_warped(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        if not hasattr(self._open, "warped"):
+            self._open.warped = self._warp()
+        planes = self._fetch(self._open.warped, window, list(range(1, len(self.bands) + 2)))
+        return planes[:-1], planes[-1] > 0
+
+    def _fetch(self, dataset: gdal.Dataset, window: Window, indexes: Sequence[int] = (), mask: bool = False) -> np.ndarray:
+        """Read a window of bands of a dataset (or of the mask of its first), (bands, rows, cols)."""
+        numbers = [1] if mask else list(indexes or self.indexes)
+        data = np.empty((len(numbers), window.height, window.width), np.uint8 if mask else self.dtype)
         with quiet_gdal():
-            try:
-                done = [
-                    dataset.GetRasterBand(i).ReadAsArray(window.x, window.y, window.width, window.height, buf_obj=plane)
-                    for i, plane in zip(self.indexes, data)
-                ]
-            except RuntimeError:
-                done = [None]
-            if any(plane is None for plane in done):
+            gdal.ErrorReset()
+            done = True
+            for number, plane in zip(numbers, data):
+                band = dataset.GetRasterBand(number)
+                source = band.GetMaskBand() if mask else band
+                try:
+                    done = done and source.ReadAsArray(window.x, window.y, window.width, window.height, buf_obj=plane) is not None
+                except RuntimeError:
+                    done = False
+            if not done:
                 raise EngineError(f"The raster cannot be read ({_cause()})", self.path, "the file is damaged or cut off: get it again")
         return data
-
-    def _validity(self, data: np.ndarray) -> np.ndarray:
-        valid: np.ndarray | None = None
-        for plane, nodata in zip(data, self._nodata):
-            ok = np.isfinite(plane) if plane.dtype.kind == "f" else None
-            if nodata is not None and not np.isnan(nodata):
-                differs = plane != plane.dtype.type(nodata) if plane.dtype.kind == "f" else plane != nodata
-                ok = differs if ok is None else ok & differs
-            if ok is None:
-                ok = np.ones(plane.shape, bool)
-            if valid is None:
-                valid = ok
-            elif self.need_all:
-                valid &= ok
-            else:
-                valid = valid | ok
-        if valid is None:
-            raise EngineError("No band was asked for", self.path, "name at least one band")
-        return valid
 
     def _dataset(self) -> gdal.Dataset:
         if not hasattr(self._open, "dataset"):
             self._open.dataset = open_dataset(self.path)
         return self._open.dataset
 
-    def _warped(self) -> gdal.Dataset:
-        if not hasattr(self._open, "warped"):
-            if not self.grid.crs or not self._dataset().GetProjection():
-                raise EngineError(
-                    "The raster has no coordinate reference system and lies on another grid", self.path, "assign its CRS first"
-                )
-            floating = self.dtype.kind == "f"
-            values = [("nan" if floating else 0) if n is None else n for n in self._nodata]
-            bounds = self.grid.bounds
-            with quiet_gdal():
-                self._open.warped = gdal.Warp(
+    def _warp(self) -> gdal.Dataset:
+        """A VRT of the bands on the target grid, with an alpha band behind them that tells where there is data."""
+        source = self._dataset()
+        if not self.grid.crs or not source.GetProjection():
+            raise EngineError("The raster has no coordinate reference system and lies on another grid", self.path, "assign its CRS first")
+        stated = [n is not None for n in self._nodata]
+        values = " ".join("nan" if n is None and self.dtype.kind == "f" else str(0 if n is None else n) for n in self._nodata)
+        columns, rows = source_pixels_per_pixel(self.grid, self._file_grid)
+        with quiet_gdal():
+            gdal.ErrorReset()
+            try:
+                chosen = gdal.Translate("", source, format="VRT", bandList=list(self.indexes))
+                warped = gdal.Warp(
                     "",
-                    self._dataset(),
+                    chosen,
                     format="VRT",
                     dstSRS=self.grid.crs,
-                    outputBounds=bounds,
+                    outputBounds=self.grid.bounds,
                     width=self.grid.width,
                     height=self.grid.height,
                     resampleAlg=self.resampling,
                     errorThreshold=0,
                     overviewLevel="NONE",
-                    srcNodata=" ".join(str(v) for v in values) if any(n is not None for n in self._nodata) else None,
-                    dstNodata=" ".join(str(v) for v in values),
-                    warpOptions=["UNIFIED_SRC_NODATA=NO", *self._scale_options()],
+                    srcNodata=values if any(stated) else None,
+                    dstNodata=values if any(stated) else None,
+                    dstAlpha=True,
+                    # GDAL would guess the kernel's width anew for every chunk, from the chunk's shape
+                    warpOptions=["UNIFIED_SRC_NODATA=NO", f"XSCALE={1 / columns:.9g}", f"YSCALE={1 / rows:.9g}"],
                 )
-            if self._open.warped is None:
-                raise EngineError(f"The raster cannot be brought to the output's grid ({_cause()})", self.path, "check its CRS")
-        return self._open.warped
+            except RuntimeError:
+                warped = None
+        if warped is None:
+            raise EngineError(f"The raster cannot be brought to the output's grid ({_cause()})", self.path, "check its CRS")
+        self._open.chosen = chosen  # the warped VRT refers to it
+        return warped
 
-    def _scale_options(self) -> list[str]:
-        """The kernel's width for the whole grid: GDAL would guess it anew for every chunk, from the chunk's shape."""
-        columns, rows = source_pixels_per_pixel(self.grid, self._file_grid)
-        return [f"XSCALE={1 / columns:.9g}", f"YSCALE={1 / rows:.9g}"]
+
+def _usable(plane: np.ndarray, nodata: float | None, ok: np.ndarray) -> None:
+    """ok = the value of a pixel is finite and not nodata."""
+    if plane.dtype.kind == "f":
+        np.isfinite(plane, out=ok)
+        if nodata is not None and np.isfinite(nodata):
+            ok &= plane != plane.dtype.type(nodata)
+    elif nodata is None:
+        ok[:] = True
+    else:
+        np.not_equal(plane, nodata, out=ok)
 
 
 class StackedReader:
     """Several readers on one grid, their planes one after the other. Can be sent to another process."""
 
-    def __init__(self, readers: Sequence[RasterReader]) -> None:
+    def __init__(self, readers: Sequence[Reader]) -> None:
         self.readers = tuple(readers)
         self.grid = readers[0].grid
         self.bands = tuple(band for reader in readers for band in reader.bands)
@@ -325,14 +350,13 @@ class StackedReader:
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """As RasterReader.read, for all readers together."""
         data = np.empty((len(self.bands), window.height, window.width), self.dtype)
-        valid: np.ndarray | None = None
+        valid = np.empty(data.shape, bool)
         start = 0
         for reader in self.readers:
-            planes, ok = reader.read(window)
-            data[start : start + len(planes)] = planes
-            start += len(planes)
-            valid = ok if valid is None else (valid & ok if reader.need_all else valid | ok)
-        return data, valid if valid is not None else np.zeros(data.shape[1:], bool)
+            here = slice(start, start + len(reader.bands))
+            data[here], valid[here] = reader.read(window)
+            start = here.stop
+        return data, valid
 
 
 class RasterWriter:
@@ -390,10 +414,11 @@ class RasterWriter:
         return self
 
     def write(self, window: Window, planes: Sequence[np.ndarray] | np.ndarray, valid: np.ndarray) -> None:
-        """Write the planes of a window; pixels that are not valid get nodata."""
+        """Write the planes of a window; pixels that are not valid, (rows, cols) or (planes, rows, cols), get nodata."""
+        each_valid = np.broadcast_to(valid, (len(planes), *valid.shape[-2:]))[self.planes]
         with quiet_gdal():
-            for index, (band, plane) in enumerate(zip(self.bands, planes[self.planes]), 1):
-                values = np.where(valid, plane, np.asarray(band.nodata, band.dtype)).astype(band.dtype, copy=False)
+            for index, (band, plane, ok) in enumerate(zip(self.bands, planes[self.planes], each_valid), 1):
+                values = np.where(ok, plane, np.asarray(band.nodata, band.dtype)).astype(band.dtype, copy=False)
                 gdal.ErrorReset()
                 try:
                     failed = self._dataset.GetRasterBand(index).WriteArray(values, window.x, window.y) != 0
@@ -403,7 +428,8 @@ class RasterWriter:
                     raise self._write_error()
 
     def _write_error(self) -> EngineError:
-        return EngineError(f"The output cannot be written ({_cause()})", os.path.dirname(self.path), "free some disk space")
+        folder = os.path.dirname(os.path.dirname(self.path))
+        return EngineError(f"The output cannot be written ({_cause()})", folder, "free some disk space there")
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         with quiet_gdal():
@@ -480,12 +506,23 @@ def read_legend(path: str) -> list[LegendClass]:
     for code, name in enumerate(band.GetRasterCategoryNames() or []):
         if name and code != band.GetNoDataValue():
             names.setdefault(code, name)
+    table_rgb = _table_colours(band.GetDefaultRAT())
     legend = []
     for code, name in sorted(names.items()):
         known = colours is not None and 0 <= code < colours.GetCount()
-        rgb = tuple(colours.GetColorEntry(code)[:3]) if known else (128, 128, 128)
-        legend.append(LegendClass(code, name, rgb))
+        rgb = tuple(colours.GetColorEntry(code)[:3]) if known else table_rgb.get(code)
+        legend.append(LegendClass(code, name, rgb or (128, 128, 128)))
     return legend
+
+
+def _table_colours(table: gdal.RasterAttributeTable | None) -> dict[int, tuple[int, ...]]:
+    if table is None:
+        return {}
+    columns = [table.GetColOfUsage(usage) for usage in (gdal.GFU_MinMax, gdal.GFU_Red, gdal.GFU_Green, gdal.GFU_Blue)]
+    if min(columns) < 0:
+        return {}
+    rows = ([table.GetValueAsInt(row, column) for column in columns] for row in range(table.GetRowCount()))
+    return {row[0]: tuple(min(max(value, 0), 255) for value in row[1:]) for row in rows}
 
 
 def _table_names(table: gdal.RasterAttributeTable | None) -> dict[int, str]:
@@ -497,13 +534,31 @@ def _table_names(table: gdal.RasterAttributeTable | None) -> dict[int, str]:
     return {table.GetValueAsInt(row, code): table.GetValueAsString(row, name) for row in range(table.GetRowCount())}
 
 
-def read_preview(path: str, indexes: Sequence[int], longest_px: int = 900) -> np.ndarray:
-    """A decimated copy (nearest) of some bands for quicklooks, shape (bands, rows, cols), longest side at most `longest_px`."""
+def read_preview(path: str, indexes: Sequence[int], longest_px: int = 900) -> tuple[np.ndarray, np.ndarray]:
+    """A decimated copy (nearest) of some bands, longest side at most `longest_px`.
+
+    Returns:
+        data and valid, both (bands, rows, cols).
+
+    Raises:
+        EngineError: the file cannot be read.
+    """
+    info = describe(path)
     dataset = open_dataset(path)
     factor = min(1.0, longest_px / max(dataset.RasterXSize, dataset.RasterYSize))
     size = max(1, round(dataset.RasterXSize * factor)), max(1, round(dataset.RasterYSize * factor))
-    planes = [dataset.GetRasterBand(i).ReadAsArray(buf_xsize=size[0], buf_ysize=size[1]) for i in indexes]
-    return np.stack(planes)
+    with quiet_gdal():
+        try:
+            planes = [dataset.GetRasterBand(i).ReadAsArray(buf_xsize=size[0], buf_ysize=size[1]) for i in indexes]
+        except RuntimeError:
+            planes = [None]
+        if any(plane is None for plane in planes):
+            raise EngineError(f"The raster cannot be read ({_cause()})", path, "the file is damaged or cut off: get it again")
+    data = np.stack(planes)
+    valid = np.empty(data.shape, bool)
+    for plane, ok, index in zip(data, valid, indexes):
+        _usable(plane, info.bands[index - 1].nodata, ok)
+    return data, valid
 
 
 def copy_window(source: str, window: Window, target: str, progress: Any = None) -> None:

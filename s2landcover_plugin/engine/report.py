@@ -17,9 +17,12 @@ from .version import VERSION
 
 if TYPE_CHECKING:
     from .areas import AreaReport
-    from .clustering import ClusterModel, ClusterReport
+    from .clustering import ClusterReport
+    from .models import ClusterModel
     from .selection import Selection
 
+CHART_CLASSES = 60
+"""Bars in a chart of areas."""
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -45,25 +48,25 @@ def _data_uri(figure: Any) -> str:
 
 def quicklook(path: str, legend: Sequence[LegendClass]) -> str:
     """The class map as a picture (data URI); nodata is light grey."""
-    codes = read_preview(path, [1])[0]
+    (codes,), (valid,) = read_preview(path, [1])
     lookup = np.full((65536, 3), 235, np.uint8)
     for each in legend:
         lookup[each.code] = each.rgb
-    height, width = codes.shape
-    scale = 6.4 / max(width, height)
-    figure = require("matplotlib.figure").Figure(figsize=(width * scale, height * scale))
-    require("matplotlib.backends.backend_agg").FigureCanvasAgg(figure)
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.axis("off")
-    axes.imshow(lookup[codes], interpolation="nearest", aspect="auto")
-    return _data_uri(figure)
+    picture = lookup[np.where(valid & (codes >= 0) & (codes < len(lookup)), codes, 0)]
+    # narrow rasters are repeated across, so that there is something to see
+    picture = picture.repeat(max(1, 40 // picture.shape[0]), axis=0).repeat(max(1, 40 // picture.shape[1]), axis=1)
+    image = io.BytesIO()
+    require("matplotlib.image").imsave(image, picture, format="png")
+    return "data:image/png;base64," + base64.b64encode(image.getvalue()).decode("ascii")
 
 
 def area_chart(legend: Sequence[LegendClass], hectares: Sequence[float]) -> str:
-    """Horizontal bars, one per class in its colour, with hectares and percent."""
+    """Horizontal bars, one per class in its colour, with hectares and percent; of many classes the largest."""
+    total = sum(hectares) or 1.0
+    largest = sorted(sorted(range(len(legend)), key=lambda i: -hectares[i])[:CHART_CLASSES])
+    legend, hectares = [legend[i] for i in largest], [hectares[i] for i in largest]
     figure = _figure(6.4, max(1.2, 0.34 * len(legend) + 0.7))
     axes = figure.subplots()
-    total = sum(hectares) or 1.0
     bars = axes.barh(range(len(legend)), hectares, color=[each.hex for each in legend], edgecolor="#444444", linewidth=0.5)
     axes.bar_label(bars, [f"{ha:,.1f} ha ({100 * ha / total:.1f} %)" for ha in hectares], padding=4, fontsize=9)
     axes.set_yticks(range(len(legend)), [each.name if len(each.name) < 40 else each.name[:37] + "…" for each in legend], parse_math=False)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .blocks import Block, Op, Reader, iter_blocks
+from .blocks import Block, Op, iter_blocks
 from .errors import EngineError
 from .features import FeatureSpace
 from .grid import Grid, Window
 from .progress import Progress
+from .raster import Reader
 
 CELL_PX = 1024
 """Side of the cells that are read whole: the tile size of the Sentinel-2 COGs, whatever tiles the file really has."""
@@ -53,11 +54,11 @@ class _PickPixels(Op):
 
     def __call__(self, block: Block) -> _Offer:
         data = np.asarray(block.data).reshape(len(block.data), -1)
-        where = np.flatnonzero(block.valid)
+        where = np.flatnonzero(block.all_valid)
         order = np.random.default_rng((self.seed, block.window.x, block.window.y)).permutation(len(where))[: self.limit]
         values = self.space.values(data[:, where[order]])
         usable = np.isfinite(values).all(axis=0)
-        return _Offer(values[:, usable], len(where), block.valid.size)
+        return _Offer(values[:, usable], len(where), block.all_valid.size)
 
 
 def sample_cells(grid: Grid, seed: int) -> list[Window]:

@@ -117,9 +117,15 @@ def select_n_clusters(scaled: np.ndarray, limits: tuple[int, int, int], method: 
     if k_min > k_max:
         raise EngineError(f"K_MIN {k_min} is larger than K_MAX {k_max}", "K_MIN, K_MAX", "exchange the two")
     distinct = count_distinct(scaled, k_max)
+    if distinct < k_min:
+        raise EngineError(
+            f"The raster has only {distinct} distinct pixel values, fewer than the smallest number of clusters {k_min}",
+            f"K_MIN, {where}",
+            "use more bands, or another area",
+        )
     if distinct < k_max:
         progress.warn(f"The raster has only {distinct} distinct pixel values; up to {distinct} clusters are tried instead of {k_max}.")
-        k_max = max(distinct, k_min)
+        k_max = distinct
     fits = {}
     ks = list(range(k_min, k_max + 1))
     before = fit_kmeans(scaled, k_min - 1, seed, where).inertia

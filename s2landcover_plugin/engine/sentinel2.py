@@ -64,20 +64,34 @@ SCL_CLASSES = {
 CLOUD_CLASSES = (3, 8, 9, 10)
 
 _IN_NAME = re.compile(r"(?:^|[^A-Za-z0-9])(B(?:0?[1-9]|1[0-2]|8A)|SCL)(?=$|[^A-Za-z0-9])", re.IGNORECASE)
+_DESCRIPTION = re.compile(r"(B(?:0?[1-9]|1[0-2]|8A)|SCL)(?:[\s_:,(].*)?", re.IGNORECASE | re.DOTALL)
+"""A band description that starts with a band's name (`B4`, `B04 (red)`, `B8A_20m`) and goes on as text, not as arithmetic."""
 _BASELINE = re.compile(r"_N(\d{2})(\d{2})_")
 _TILE = re.compile(r"(?:^|[^A-Z0-9])T?(\d{2}[C-HJ-NP-X][A-HJ-NP-Z]{2})(?=$|[^A-Z0-9])")
 
 
 def band_name(text: str) -> str | None:
-    """`B04` from a band description or file name (`B4`, `T33TWM_20230815_B04_10m.jp2`), `SCL`, or None."""
-    found = _IN_NAME.findall(text)
-    if not found:
-        return None
-    name = found[-1].upper()
-    if name == SCL or name in BY_NAME:
-        return str(name)
-    padded = f"B{name[1:].zfill(2)}"
-    return padded if padded in BY_NAME else None
+    """`B04` from a text that names one band (`B4`, `T33TWM_20230815_B04_10m.jp2`), `SCL`, or None; None also for several bands."""
+    found = {_canonical(name) for name in _IN_NAME.findall(text)}
+    return found.pop() if len(found) == 1 else None
+
+
+def _canonical(name: str) -> str | None:
+    upper = name.upper()
+    padded = upper if upper in BY_NAME or upper == SCL else f"B{upper[1:].zfill(2)}"
+    return padded if padded in BY_NAME or padded == SCL else None
+
+
+def user_band(text: str) -> str | None:
+    """The band that a user means by `B4`, `b04`, `red` or `SCL`; None if it is no such name."""
+    if text.lower() in BY_COMMON_NAME:
+        return BY_COMMON_NAME[text.lower()].name
+    return _canonical(text) if _IN_NAME.fullmatch(text) else None
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a plain whole number."""
+    return text.isascii() and text.isdigit()
 
 
 def baseline_in(product_name: str) -> str | None:
@@ -98,9 +112,9 @@ def identify(band: BandInfo, path: str = "", *, alone: bool = False) -> str:
     Args:
         path: the file, whose name decides for a band that is `alone` in it.
     """
-    by_description = band_name(band.name)
+    by_description = _DESCRIPTION.fullmatch(band.name.strip())
     if by_description:
-        return by_description
+        return _canonical(by_description[1]) or band.name
     if band.common_name in BY_COMMON_NAME:
         return BY_COMMON_NAME[band.common_name].name
     if alone:
@@ -120,7 +134,7 @@ def parse_band_map(text: str, n_bands: int) -> dict[str, int]:
     for part in filter(None, (p.strip() for p in text.split(","))):
         name, _, number = (p.strip() for p in part.partition("="))
         common = BY_NAME[name.upper()].common_name if name.upper() in BY_NAME else name.lower()
-        if common not in BY_COMMON_NAME or not number.isdigit():
+        if common not in BY_COMMON_NAME or not is_number(number):
             raise EngineError(f"The band map entry {part!r} cannot be read", "BAND_MAP", f"write red=3,nir=4 with names from {known}")
         if not 1 <= int(number) <= n_bands:
             raise EngineError(f"The raster has no band {number}", f"BAND_MAP {part}", f"use numbers from 1 to {n_bands}")
@@ -150,18 +164,15 @@ def choose_bands(bands: Sequence[BandInfo], path: str, wanted: Sequence[str]) ->
     """
     names = [identify(band, path, alone=len(bands) == 1) for band in bands]
     if not wanted:
-        return [band.index for band, name in zip(bands, names) if name != SCL]
-    commons = [BY_NAME[name].common_name if name in BY_NAME else "" for name in names]
+        return [band.index for band, name in zip(bands, names) if name != SCL and not band.is_alpha]
     chosen = []
-    for text in wanted:
-        for index, (band, name, common) in enumerate(zip(bands, names, commons), 1):
-            if text.lower() in (name.lower(), common, band.name.lower()) or band_name(text) == name:
-                chosen.append(index)
-                break
-        else:
-            if not (text.isdigit() and 1 <= int(text) <= len(bands)):
-                raise EngineError(
-                    f"The raster has no band {text}", path, f"choose from {', '.join(names)} or the numbers 1 to {len(bands)}"
-                )
-            chosen.append(int(text))
-    return chosen
+    for text in dict.fromkeys(wanted):
+        spelled = [text.lower(), (user_band(text) or text).lower()]
+        matches = [i for i, (band, name) in enumerate(zip(bands, names), 1) if band.name.lower() in spelled or name.lower() in spelled]
+        if not matches and is_number(text) and 1 <= int(text) <= len(bands):
+            matches = [int(text)]
+        if not matches:
+            fix = f"choose from {', '.join(names)} or the numbers 1 to {len(bands)}, separated by commas"
+            raise EngineError(f"The raster has no band {text}", path, fix)
+        chosen.append(matches[0])
+    return list(dict.fromkeys(chosen))

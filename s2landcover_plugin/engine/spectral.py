@@ -18,32 +18,30 @@ from .version import VERSION
 
 
 class IndexOp(Op):
-    """Index features of a block; a pixel is valid per index, NaN elsewhere. Can be sent to another process."""
+    """Index features of a block; NaN where the bands are valid and the formula is not defined. Can be sent to another process."""
 
     def __init__(self, space: FeatureSpace) -> None:
         self.space = space
         self.outputs = tuple(OutputBand(feature.name, "float32", indices.NODATA) for feature in space.features)
 
     def __call__(self, block: Block) -> Block:
-        data = np.asarray(block.data)
-        values = self.space.indices_of(data.reshape(len(data), -1), "float64").astype(np.float32)
-        values = values.reshape(len(values), *block.valid.shape)
-        undefined = block.valid & ~np.isfinite(values)
-        values[undefined] = indices.NODATA
-        return Block(values, block.valid, block.window)
+        values, defined = self.space.valid_indices(np.asarray(block.data), block.valid)
+        bands_valid = [block.valid[[self.space.planes[name] for name in f.bands]].all(axis=0) for f in self.space.formulas]
+        values = np.where(np.stack(bands_valid) & ~defined, np.nan, values).astype(np.float32)
+        return Block(values, defined, block.window)
 
 
 class UndefinedTally:
-    """A sink that counts valid pixels where an index is undefined."""
+    """A sink that counts defined index values, and undefined ones (NaN) of valid pixels."""
 
     def __init__(self) -> None:
-        self.pixels = 0
-        self.valid = 0
+        self.undefined = 0
+        self.defined = 0
 
     def write(self, window: Window, planes: Sequence[np.ndarray] | np.ndarray, valid: np.ndarray) -> None:
         """Count one window."""
-        self.valid += int(np.count_nonzero(valid))
-        self.pixels += sum(int(np.count_nonzero(valid & (plane == indices.NODATA))) for plane in planes)
+        self.defined += int(np.count_nonzero(valid))
+        self.undefined += int(np.count_nonzero(np.isnan(planes)))
 
 
 def run_indices(source: str, names: Sequence[str], band_map: str, output: str, progress: Progress) -> int:
@@ -62,10 +60,11 @@ def run_indices(source: str, names: Sequence[str], band_map: str, output: str, p
     with OutputFiles([source]) as files:
         with RasterWriter(files.path(output), reader.grid, op.outputs, metadata=metadata) as writer:
             run_blocks(reader, op, [writer, tally], progress=progress)
-        if not tally.valid:
-            raise EngineError(
-                "The raster has no valid pixel", source, "choose an area or a date with data; 0 and the nodata value are not used"
-            )
-    if tally.pixels:
-        progress.warn(f"{tally.pixels} index values are undefined (division by zero) and became nodata.")
-    return tally.pixels
+        if not tally.defined and not tally.undefined:
+            fix = "choose an area or a date with data; 0 and the nodata value are not used"
+            raise EngineError("The raster has no valid pixel", source, fix)
+        if not tally.defined:
+            raise EngineError("No index is defined anywhere (division by zero)", source, "check the raster's scale and the band map")
+    if tally.undefined:
+        progress.warn(f"{tally.undefined} index values are undefined (division by zero) and became nodata.")
+    return tally.undefined

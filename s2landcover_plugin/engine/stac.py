@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import math
 import re
 import warnings
 from dataclasses import dataclass
+from threading import Event
 from typing import Any, Iterable, Iterator
 
 from . import http, sentinel2
@@ -15,6 +17,7 @@ from .errors import EngineError
 from .options import check_options, option
 from .packages import require
 from .progress import Progress
+from .waiting import in_background
 
 CATALOGS = {
     "earth-search": "https://earth-search.aws.element84.com/v1",
@@ -26,6 +29,9 @@ DEFAULT_COLLECTION = "sentinel-2-l2a"
 PAGE_ITEMS = 100
 MAX_ITEMS = 5000
 """A search that finds more is refused: it is a mistake in the dates or the area."""
+
+
+UNKNOWN_CLOUD = "unknown cloud cover"
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,11 @@ class Scene:
     """Address that relative hrefs refer to."""
 
     @property
+    def collection(self) -> str:
+        """The item's collection, or empty."""
+        return str(self.item.get("collection") or "")
+
+    @property
     def properties(self) -> dict[str, Any]:
         """The item's properties."""
         return dict(self.item.get("properties") or {})
@@ -94,18 +105,29 @@ def find_scenes(options: SearchOptions, aoi: Aoi, progress: Progress) -> list[Sc
 
     Raises:
         EngineError: reversed dates, a catalog that cannot be reached or understood.
-        Cancelled: the user asked to stop.
+        Cancelled: the user asked to stop; also while a request hangs.
     """
     check_options(options)
     address = catalog_address(options)
-    start, end = date_range(options)
-    found = {}
-    for item, base in _items(address, options, aoi, start, end, progress):
+    dates = date_range(options)
+    items = in_background(lambda stopped: list(_items(address, options, aoi, dates, stopped)), progress)
+    found: dict[tuple[str, str], Scene] = {}
+    unreadable = unknown_cloud = 0
+    for item, base in items:
         scene = _scene(item, base, aoi)
-        if scene is not None and _wanted(scene, options, start, end):
-            found[(scene.item.get("collection"), scene.id)] = scene
-    scenes = sorted(found.values(), key=least_cloudy)
-    return scenes[: options.limit]
+        if scene is None:
+            unreadable += 1
+            continue
+        reason = _unwanted(scene, options, dates)
+        if reason == UNKNOWN_CLOUD:
+            unknown_cloud += 1
+        if not reason:
+            found[(scene.collection, scene.id)] = scene
+    if unreadable:
+        progress.warn(f"{unreadable} entries of {address} are no STAC items with id, date and footprint; they are left out.")
+    if unknown_cloud:
+        progress.warn(f"{unknown_cloud} scenes state no cloud cover; they are left out unless MAX_CLOUD_COVER is 100.")
+    return sorted(found.values(), key=least_cloudy)[: options.limit]
 
 
 def least_cloudy(scene: Scene) -> tuple[float, str]:
@@ -135,6 +157,8 @@ def date_range(options: SearchOptions) -> tuple[str, str]:
     days = []
     for name, text in (("START_DATE", options.start_date), ("END_DATE", options.end_date)):
         try:
+            if text and not re.fullmatch(r"\d{4}-\d\d-\d\d([T ].*)?", text):
+                raise ValueError(text)
             days.append(dt.date.fromisoformat(text[:10]).isoformat() if text else "")
         except ValueError as err:
             raise EngineError(f"{text!r} is not a date", name, "write it like 2023-08-15") from err
@@ -143,93 +167,103 @@ def date_range(options: SearchOptions) -> tuple[str, str]:
     return days[0], days[1]
 
 
-def _wanted(scene: Scene, options: SearchOptions, start: str, end: str) -> bool:
+def _unwanted(scene: Scene, options: SearchOptions, dates: tuple[str, str]) -> str:
+    """Why a scene is left out; empty: it is not."""
+    if options.collection and scene.collection and scene.collection != options.collection:
+        return "another collection"
     if options.scene_ids:
-        return scene.id in options.scene_ids
-    day = scene.datetime[:10]
-    if (start and day < start) or (end and day > end) or scene.aoi_share <= 0:
-        return False
-    cloud = 100.0 if scene.cloud_cover is None else scene.cloud_cover
-    return cloud <= options.max_cloud_cover
+        return "" if scene.id in options.scene_ids else "another scene"
+    day, (start, end) = scene.datetime[:10], dates
+    if (start and day < start) or (end and day > end):
+        return "another date"
+    if scene.aoi_share <= 0:
+        return "another place"
+    if scene.cloud_cover is None:
+        return UNKNOWN_CLOUD if options.max_cloud_cover < 100 else ""
+    return "cloudy" if scene.cloud_cover > options.max_cloud_cover else ""
 
 
-def _items(
-    address: str, options: SearchOptions, aoi: Aoi, start: str, end: str, progress: Progress
-) -> Iterator[tuple[dict[str, Any], str]]:
+def _items(address: str, options: SearchOptions, aoi: Aoi, dates: tuple[str, str], stopped: Event) -> Iterator[tuple[Any, str]]:
     """Raw items with the address that their hrefs refer to."""
     document = http.read_json(address)
-    if not isinstance(document, dict):
-        raise EngineError("The catalog is not STAC", address, "give a STAC API, an ItemCollection or a static catalog")
-    kind = document.get("type")
-    if kind == "FeatureCollection":
-        yield from ((item, _self_href(item, address)) for item in document.get("features", []))
+    kind = document.get("type") if isinstance(document, dict) else None
+    if kind == "FeatureCollection" and isinstance(document.get("features"), list):
+        yield from ((item, address) for item in document["features"])
     elif kind == "Feature":
-        yield document, _self_href(document, address)
-    elif kind in ("Catalog", "Collection") and (document.get("conformsTo") or _has_search(document)):
-        yield from _search(address, options, aoi, start, end, progress)
+        yield document, address
+    elif kind in ("Catalog", "Collection") and (document.get("conformsTo") or "search" in _links(document)):
+        yield from _search(address, options, aoi, dates, stopped)
     elif kind in ("Catalog", "Collection"):
-        yield from _walk(document, address, progress, 0)
+        if not {"child", "item"} & set(_links(document)):
+            raise EngineError(f"The {kind.lower()} lists no items", address, "give the root address of its STAC API")
+        yield from _walk(document, address, stopped, 0)
     else:
-        raise EngineError("The catalog is not STAC", address, "give a STAC API, an ItemCollection or a static catalog")
+        raise _not_stac(address)
 
 
-def _has_search(document: dict[str, Any]) -> bool:
-    return any(link.get("rel") == "search" for link in document.get("links") or [])
+def _not_stac(address: str) -> EngineError:
+    return EngineError("The catalog is not STAC", address, "give a STAC API, an ItemCollection or a static catalog")
 
 
-def _self_href(item: dict[str, Any], address: str) -> str:
-    for link in item.get("links") or []:
-        if link.get("rel") == "self" and http.is_url(str(link.get("href", ""))):
-            return str(link["href"])
-    return address
+def _links(document: Any) -> dict[str, list[str]]:
+    """Hrefs of a document's links by their rel; what is no link is passed over."""
+    found: dict[str, list[str]] = {}
+    links = document.get("links") if isinstance(document, dict) else None
+    for link in links if isinstance(links, list) else []:
+        if isinstance(link, dict) and isinstance(link.get("href"), str):
+            found.setdefault(str(link.get("rel")), []).append(link["href"])
+    return found
 
 
-def _walk(document: dict[str, Any], address: str, progress: Progress, depth: int) -> Iterator[tuple[dict[str, Any], str]]:
+def _walk(document: Any, address: str, stopped: Event, depth: int) -> Iterator[tuple[Any, str]]:
     """Items of a static catalog, by its child and item links."""
-    progress.check_cancelled()
     if depth > 8:
         raise EngineError("The static catalog is nested too deeply", address, "give the address of the collection itself")
-    for link in document.get("links") or []:
-        if link.get("rel") not in ("child", "item"):
-            continue
-        target = http.absolute(str(link.get("href")), address)
+    links = _links(document)
+    for href in [*links.get("item", []), *links.get("child", [])]:
+        if stopped.is_set():
+            return
+        target = http.absolute(href, address)
         if http.is_url(address) and not http.is_url(target):
             raise EngineError("The catalog names a file of this machine, which a remote catalog must not do", target, "use another catalog")
         inner = http.read_json(target)
+        if not isinstance(inner, dict):
+            raise _not_stac(target)
         if inner.get("type") == "Feature":
             yield inner, target
         else:
-            yield from _walk(inner, target, progress, depth + 1)
+            yield from _walk(inner, target, stopped, depth + 1)
 
 
-def _search(
-    address: str, options: SearchOptions, aoi: Aoi, start: str, end: str, progress: Progress
-) -> Iterator[tuple[dict[str, Any], str]]:
+def _search(address: str, options: SearchOptions, aoi: Aoi, dates: tuple[str, str], stopped: Event) -> Iterator[tuple[Any, str]]:
     """Page through an API search; what the server does not advertise is not sent."""
-    client_module, errors = require("pystac_client"), require("pystac_client.exceptions")
-    requests = require("requests")
-    failures = (errors.APIError, requests.RequestException, require("pystac").STACError, ValueError, KeyError)
-    count = 0
+    client_module = require("pystac_client")
+    seen: set[str] = set()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         transport = http.stac_io()
         try:
             client = client_module.Client.open(address, stac_io=transport)
-            search = client.search(**_query(client, options, aoi, start, end))
+            search = client.search(**_query(client, options, aoi, dates))
             for page in search.pages_as_dicts():
-                progress.check_cancelled()
-                for item in page.get("features", []):
-                    count += 1
-                    yield item, _self_href(item, address)
-                if count > MAX_ITEMS:
+                fresh = [item for item in page.get("features", []) if isinstance(item, dict) and str(item.get("id")) not in seen]
+                seen.update(str(item.get("id")) for item in fresh)
+                for item in fresh:
+                    yield item, (_links(item).get("self") or [address])[0]
+                if stopped.is_set() or not fresh:  # a server may repeat its last page for ever
+                    return
+                if len(seen) > MAX_ITEMS:
                     raise EngineError(f"More than {MAX_ITEMS} scenes match", address, "narrow the dates or the area")
-        except failures as err:
+        except EngineError:
+            raise
+        except Exception as err:  # pystac-client lets errors of any kind through when a server's answers are odd
             raise http.unreachable(err, address) from err
         finally:
             transport.session.close()
 
 
-def _query(client: Any, options: SearchOptions, aoi: Aoi, start: str, end: str) -> dict[str, Any]:
+def _query(client: Any, options: SearchOptions, aoi: Aoi, dates: tuple[str, str]) -> dict[str, Any]:
+    start, end = dates
     conformance = require("pystac_client.conformance").ConformanceClasses
     query: dict[str, Any] = {"collections": [options.collection or DEFAULT_COLLECTION], "limit": PAGE_ITEMS}
     if options.scene_ids:
@@ -248,19 +282,22 @@ def _query(client: Any, options: SearchOptions, aoi: Aoi, start: str, end: str) 
     return query
 
 
-def _scene(item: dict[str, Any], base: str, aoi: Aoi) -> Scene | None:
-    properties, geometry = item.get("properties") or {}, item.get("geometry")
-    when = properties.get("datetime") or properties.get("start_datetime")
-    if not item.get("id") or not geometry or not when:
+def _scene(item: Any, base: str, aoi: Aoi) -> Scene | None:
+    """A scene from a STAC item; None where it lacks what every item has."""
+    item = item if isinstance(item, dict) else {}
+    properties, geometry = item.get("properties"), item.get("geometry")
+    if not isinstance(properties, dict) or not isinstance(geometry, dict) or not isinstance(item.get("id"), str):
         return None
-    cloud = properties.get("eo:cloud_cover")
-    tile_texts = (properties.get("s2:mgrs_tile"), properties.get("grid:code"), properties.get("s2:product_uri"), item["id"])
-    baseline = properties.get("s2:processing_baseline") or properties.get("processing:version")
+    when = properties.get("datetime") or properties.get("start_datetime")
+    if not isinstance(when, str) or not re.match(r"\d{4}-\d\d-\d\d", when):
+        return None
     product = str(properties.get("s2:product_uri") or item["id"])
+    tile_texts = (properties.get("s2:mgrs_tile"), properties.get("grid:code"), product, item["id"])
+    baseline = properties.get("s2:processing_baseline") or properties.get("processing:version")
     return Scene(
-        str(item["id"]),
-        str(when),
-        float(cloud) if isinstance(cloud, (int, float)) else None,
+        item["id"],
+        when,
+        _percent(properties.get("eo:cloud_cover")),
         str(properties.get("platform") or ""),
         next((tile for text in tile_texts if text and (tile := sentinel2.tile_in(str(text)))), ""),
         str(baseline or sentinel2.baseline_in(product) or ""),
@@ -271,6 +308,14 @@ def _scene(item: dict[str, Any], base: str, aoi: Aoi) -> Scene | None:
     )
 
 
+def _percent(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
 def band_assets(scene: Scene, names: Iterable[str]) -> dict[str, BandAsset]:
     """The asset of each band of a scene: reflectance in GeoTIFF before JPEG 2000, the native resolution before resampled copies.
 
@@ -278,8 +323,9 @@ def band_assets(scene: Scene, names: Iterable[str]) -> dict[str, BandAsset]:
         EngineError: the scene has no such band; the message names those it has.
     """
     candidates: dict[str, list[tuple[tuple[int, float], str, dict[str, Any]]]] = {}
-    for key, asset in (scene.item.get("assets") or {}).items():
-        name = _asset_band(key, asset)
+    assets = scene.item.get("assets")
+    for key, asset in (assets if isinstance(assets, dict) else {}).items():
+        name = _asset_band(key, asset) if isinstance(asset, dict) and isinstance(asset.get("href"), str) else None
         if name:
             candidates.setdefault(name, []).append((_preference(name, asset), key, asset))
     chosen = {}
@@ -289,34 +335,32 @@ def band_assets(scene: Scene, names: Iterable[str]) -> dict[str, BandAsset]:
             have = ", ".join(sorted(candidates, key=order.index)) or "none"
             raise EngineError(f"The scene has no band {name}", scene.id, f"choose from its bands ({have}) in BANDS")
         _, _, asset = min(candidates[name], key=lambda entry: entry[:2])
-        chosen[name] = BandAsset(name, http.absolute(str(asset.get("href", "")), scene.base), asset)
+        chosen[name] = BandAsset(name, http.absolute(asset["href"], scene.base), asset)
     return chosen
 
 
 def _asset_band(key: str, asset: dict[str, Any]) -> str | None:
     """The one band an asset holds, or None for pictures, metadata and anything else."""
-    roles = set(asset.get("roles") or ())
-    if roles & {"visual", "overview", "thumbnail", "metadata"}:
+    roles = asset.get("roles")
+    if isinstance(roles, list) and {"visual", "overview", "thumbnail", "metadata"} & {str(role) for role in roles}:
         return None
-    if not str(asset.get("type", "image/tiff")).startswith("image/"):
+    if not str(asset.get("type") or "image/tiff").startswith("image/"):
         return None
     bands = asset.get("eo:bands") or asset.get("bands") or []
-    if len(bands) > 1:
+    if not isinstance(bands, list) or len(bands) > 1:
         return None
-    texts = [str(bands[0].get("name", ""))] if bands else []
-    texts += [key, key.partition("-")[0]]
-    for text in texts:
-        name = sentinel2.band_name(text)
+    texts = [str(bands[0].get("name", ""))] if bands and isinstance(bands[0], dict) else []
+    for text in [*texts, key, key.partition("-")[0]]:
+        name = sentinel2.user_band(text) or sentinel2.band_name(text)
         if name:
             return name
-        if text in sentinel2.BY_COMMON_NAME:
-            return sentinel2.BY_COMMON_NAME[text].name
-    return sentinel2.SCL if re.fullmatch(r"scl(-\w+)?", key, re.IGNORECASE) else None
+    return None
 
 
 def _preference(name: str, asset: dict[str, Any]) -> tuple[int, float]:
     """Smaller is better: http(s) or relative before s3, then nearest to the native resolution."""
-    scheme = str(asset.get("href", "")).partition("://")[0]
+    scheme = asset["href"].partition("://")[0]
     native = sentinel2.SCL_RESOLUTION_M if name == sentinel2.SCL else sentinel2.BY_NAME[name].resolution_m
-    gsd = asset.get("gsd") or native
-    return (1 if scheme == "s3" else 0) + (2 if "jp2" in str(asset.get("type", "")) else 0), abs(float(gsd) - native)
+    gsd = asset.get("gsd")
+    distance = abs(gsd - native) if isinstance(gsd, (int, float)) else 0.0
+    return (1 if scheme == "s3" else 0) + (2 if "jp2" in str(asset.get("type", "")) else 0), distance

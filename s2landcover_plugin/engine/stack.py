@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass, replace
 from typing import Any, Sequence
@@ -10,7 +11,7 @@ import numpy as np
 
 from . import indices, sentinel2
 from .blocks import Block, Op, run_blocks
-from .crs import is_geographic
+from .crs import is_geographic, source_pixels_per_pixel
 from .features import Feature, FeatureSpace, band_for, index_formula
 from .grid import Grid, Window
 from .progress import Progress
@@ -56,33 +57,46 @@ def stack_grid(grids: dict[str, Grid], resolution_m: int) -> Grid:
     finest = min(spectral.values(), key=lambda grid: grid.pixel_size)
     native = {name: sentinel2.BY_NAME[name].resolution_m for name in spectral if name in sentinel2.BY_NAME}
     if not native:
-        return finest
+        return _upright(finest)
     lead = min(native, key=lambda name: (native[name], spectral[name].pixel_size))
     target = resolution_m * (1.0 if _is_sentinel2_size(finest) else spectral[lead].pixel_size[0] / native[lead])
     for grid in spectral.values():
         if abs(grid.pixel_size[0] - target) < 1e-6 * target:
-            return grid
-    return finest.scaled(target / finest.pixel_size[0])
+            return _upright(grid)
+    return _upright(finest).scaled(target / finest.pixel_size[0])
+
+
+def _upright(grid: Grid) -> Grid:
+    """North up; without a CRS as it is, because there nothing tells where north is."""
+    return grid.north_up() if grid.crs else grid
 
 
 def _is_sentinel2_size(grid: Grid) -> bool:
     return not is_geographic(grid.crs) and any(abs(grid.pixel_size[0] - metres) < 0.01 for metres in map(int, RESOLUTIONS))
 
 
+def resampling_for(name: str, band_grid: Grid, grid: Grid, resampling: str) -> str:
+    """How a band comes to the output's grid: nearest for the SCL, the average of finer pixels, else as chosen."""
+    if name == sentinel2.SCL:
+        return "nearest"
+    finer = max(source_pixels_per_pixel(grid, band_grid)) > 1
+    return "average" if finer else resampling
+
+
 def source_readers(sources: Sequence[BandSource], grid: Grid, resampling: str) -> StackedReader:
-    """Readers that bring every band to the grid: averaging finer bands, resampling coarser ones, nearest for the SCL."""
+    """Readers that bring every band to the grid; neighbouring bands of one file are read together. DN 0 is nodata."""
     readers = []
-    for source in sources:
-        finer = source.info.grid.pixel_size[0] < grid.pixel_size[0] * 0.999
-        how = "nearest" if source.name == sentinel2.SCL else "average" if finer else resampling
-        readers.append(RasterReader(source.info, [source.index], grid=grid, resampling=how, nodata=0, need_all=False))
+    how = {source.name: resampling_for(source.name, source.info.grid, grid, resampling) for source in sources}
+    for (info, method), group in itertools.groupby(sources, key=lambda source: (source.info, how[source.name])):
+        readers.append(RasterReader(info, [source.index for source in group], grid=grid, resampling=method, nodata=0))
     return StackedReader(readers)
 
 
 class ToReflectanceDn(Op):
     """Stored numbers -> DN = reflectance x 10000, clipped at 1; 0 is nodata. Can be sent to another process.
 
-    Each band keeps its own nodata pixels; a pixel is valid where any band is. An SCL plane behind the bands masks.
+    Each band keeps its own nodata pixels. DN 0 of whole numbers is nodata before any scaling, whatever else a file states. An SCL plane
+    behind the bands masks.
     """
 
     def __init__(self, sources: Sequence[BandSource], mask_classes: Sequence[int] = ()) -> None:
@@ -92,28 +106,28 @@ class ToReflectanceDn(Op):
         """
         self.outputs = tuple(source.output() for source in sources)
         self.decisions = tuple(None if source.name == sentinel2.SCL else source.decision for source in sources)
-        self.nodata = tuple(source.info.bands[source.index - 1].nodata or 0 for source in sources)
         self.mask_classes = tuple(mask_classes)
 
     def __call__(self, block: Block) -> Block:
         data = np.asarray(block.data)
-        planes = np.empty((len(self.outputs), *block.valid.shape), np.uint16)
-        for plane, stored, decision, nodata in zip(planes, data, self.decisions, self.nodata):
-            _to_dn(stored, decision, nodata, plane)
+        count = len(self.outputs)
+        valid = block.valid[:count]
+        if data.dtype.kind in "iu":
+            valid = valid & (data[:count] != 0)
         if self.mask_classes:
-            planes[:, np.isin(data[-1], self.mask_classes)] = 0
-        return Block(planes, np.asarray(planes.any(axis=0)), block.window)
+            valid = valid & ~np.isin(data[-1], self.mask_classes)
+        planes = np.zeros((count, *data.shape[1:]), np.uint16)
+        for plane, stored, ok, decision in zip(planes, data, valid, self.decisions):
+            _to_dn(stored, ok, decision, plane)
+        return Block(planes, valid, block.window)
 
 
-def _to_dn(stored: np.ndarray, decision: RadiometricDecision | None, nodata: float, plane: np.ndarray) -> None:
-    valid = stored != nodata
-    if stored.dtype.kind == "f":
-        valid &= np.isfinite(stored)
+def _to_dn(stored: np.ndarray, valid: np.ndarray, decision: RadiometricDecision | None, plane: np.ndarray) -> None:
     if decision is None or (decision.gain == 1 and decision.add_dn == 0 and stored.dtype == np.uint16):
-        np.multiply(stored, valid, out=plane, casting="unsafe")
+        np.copyto(plane, stored, where=valid, casting="unsafe")
         return
     values = np.where(valid, stored, 0).astype(np.float64) * decision.gain + decision.add_dn
-    np.multiply(np.clip(np.rint(values), 1, DN_MAX), valid, out=plane, casting="unsafe")
+    np.copyto(plane, np.clip(np.rint(values), 1, DN_MAX), where=valid, casting="unsafe")
 
 
 class WithIndices(Op):
@@ -122,6 +136,7 @@ class WithIndices(Op):
     def __init__(self, stacked: ToReflectanceDn, space: FeatureSpace) -> None:
         self.stacked = stacked
         self.space = space
+        self.scale = np.array([1.0 if band.scale is None else band.scale for band in stacked.outputs], np.float32)[:, None, None]
         bands = tuple(replace(band, dtype="float32", nodata=indices.NODATA, scale=None) for band in stacked.outputs)
         extra = tuple(OutputBand(feature.name, "float32", indices.NODATA) for feature in space.features if feature.formula)
         self.outputs = (*bands, *extra)
@@ -129,30 +144,36 @@ class WithIndices(Op):
     def __call__(self, block: Block) -> Block:
         result = self.stacked(block)
         dn = np.asarray(result.data)
-        bands = np.where(dn > 0, dn * np.float32(REFLECTANCE_SCALE), np.float32(indices.NODATA))
-        values = self.space.indices_of(dn.reshape(len(dn), -1), "float64").reshape(-1, *dn.shape[1:])
-        for value, formula in zip(values, self.space.formulas):
-            needed = [self.space.planes[name] for name in formula.bands]
-            value[~(np.isfinite(value) & (dn[needed] > 0).all(axis=0))] = indices.NODATA
-        return Block(np.concatenate([bands, values.astype(np.float32)]), result.valid, result.window)
+        values, defined = self.space.valid_indices(dn, result.valid)
+        data = np.concatenate([dn * self.scale, values.astype(np.float32)])
+        return Block(data, np.concatenate([result.valid, defined]), result.window)
 
 
 class ValidTally:
-    """A sink that counts pixels with any valid band."""
+    """A sink that counts valid pixels, per plane and of any plane but the SCL."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        self.counted = [i for i, name in enumerate(names) if name != sentinel2.SCL] or list(range(len(names)))
+        self.per_plane = np.zeros(len(names), np.int64)
         self.valid = 0
         self.pixels = 0
 
     def write(self, window: Window, planes: Any, valid: np.ndarray) -> None:
         """Count one window."""
-        self.valid += int(np.count_nonzero(valid))
-        self.pixels += valid.size
+        self.per_plane += valid.sum(axis=(1, 2))
+        self.valid += int(np.count_nonzero(valid[self.counted].any(axis=0)))
+        self.pixels += valid[0].size
 
     @property
     def share(self) -> float:
-        """Valid pixels / all pixels."""
+        """Pixels with any valid band / all pixels."""
         return self.valid / max(self.pixels, 1)
+
+    @property
+    def empty(self) -> list[str]:
+        """Bands without any valid pixel."""
+        return [name for name, count in zip(self.names, self.per_plane) if not count]
 
 
 @dataclass(frozen=True)
@@ -180,9 +201,11 @@ def write_stack(plan: StackPlan, path: str, progress: Progress) -> float:
     reader = source_readers([*plan.sources, *mask], plan.grid, plan.resampling)
     stacked = ToReflectanceDn(plan.sources, plan.mask_classes if mask else ())
     op = WithIndices(stacked, _index_space(plan.sources, plan.index_names)) if plan.index_names else stacked
-    tally = ValidTally()
+    tally = ValidTally([band.name for band in op.outputs])
     with RasterWriter(path, plan.grid, op.outputs, metadata=plan.metadata) as writer:
         run_blocks(reader, op, [writer, tally], progress=progress)
+    if tally.valid and tally.empty:
+        progress.warn(f"Without any valid pixel: {', '.join(tally.empty)}.")
     return tally.share
 
 

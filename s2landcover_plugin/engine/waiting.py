@@ -1,0 +1,48 @@
+"""Waiting for work in other threads while progress and cancel stay alive."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from threading import Event
+from typing import Any, Callable, Mapping, TypeVar
+
+from .progress import Progress
+
+POLL_S = 0.1
+"""How often a waiting run looks whether the user wants to stop."""
+
+T = TypeVar("T")
+
+
+def in_background(work: Callable[[Event], T], progress: Progress) -> T:
+    """Run `work` in a thread and wait for it; on cancel leave it behind and tell it through its event.
+
+    Raises:
+        Cancelled: the user asked to stop. Whatever `work` raises.
+    """
+    stopped = Event()
+    pool = ThreadPoolExecutor(1)
+    try:
+        future = pool.submit(work, stopped)
+        return gather({"": future}, progress, lambda: 0.0)[""]
+    finally:
+        stopped.set()
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def gather(futures: Mapping[str, Future[T]], progress: Progress, share: Callable[[], float]) -> dict[str, T]:
+    """Results of all futures; the first failure is raised at once.
+
+    Args:
+        share: how far the work is, 0 to 1.
+
+    Raises:
+        Cancelled: the user asked to stop.
+    """
+    pending: set[Future[Any]] = set(futures.values())
+    while pending:
+        progress.report(share())
+        done, pending = wait(pending, timeout=POLL_S)
+        for future in done:
+            future.result()
+    return {name: future.result() for name, future in futures.items()}
