@@ -98,7 +98,6 @@ def draw(classes_path, bands_path, picture):
     bar.setUnitsPerSegment(max(1, round(classes.extent().width() / 6000)))
     bar.setNumberOfSegments(2)
     bar.setNumberOfSegmentsLeft(0)
-    bar.setFont(QFont("Open Sans", 8))
     place(layout, bar, 118, 128, 60, 10)
     settings = QgsLayoutExporter.ImageExportSettings()
     settings.dpi = 120

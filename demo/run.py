@@ -51,15 +51,17 @@ def simulated_catalog() -> Iterator[dict[str, str]]:
 
 
 def run(out: Path, search: dict[str, str]) -> None:
-    """Fetch, index, cluster, count and draw into the folder `out`."""
-    bands, clusters, report = out / "bands.tif", out / "landcover.tif", out / "landcover.html"
-    qgis_process("s2landcover:stacfetch", {**search, "BANDS": ",".join(L2A_BANDS), "OUTPUT": bands, "OUTPUT_LEDGER": out / "ledger.json"})
-    qgis_process("s2landcover:spectralindices", {"INPUT": bands, "INDICES": "NDVI,NDWI,BSI", "OUTPUT": out / "indices.tif"})
+    """Fetch, stack, index, cluster, count and draw into the folder `out`."""
+    fetched, stack, clusters, report = out / "fetched.tif", out / "bands.tif", out / "landcover.tif", out / "landcover.html"
+    wanted = ",".join([*L2A_BANDS, "SCL"])
+    qgis_process("s2landcover:stacfetch", {**search, "BANDS": wanted, "OUTPUT": fetched, "OUTPUT_LEDGER": out / "ledger.json"})
+    qgis_process("s2landcover:bandstack", {"INPUTS": fetched, "MASK_CLOUDS": "true", "OUTPUT": stack})
+    qgis_process("s2landcover:spectralindices", {"INPUT": stack, "INDICES": "NDVI,NDWI,BSI", "OUTPUT": out / "indices.tif"})
     outputs = {"OUTPUT": clusters, "OUTPUT_MODEL": out / "model.json", "OUTPUT_TABLE": out / "landcover.csv", "OUTPUT_HTML": report}
-    qgis_process("s2landcover:clusterraster", {"INPUT": bands, "N_CLUSTERS": "0", **outputs})
+    qgis_process("s2landcover:clusterraster", {"INPUT": stack, "N_CLUSTERS": "0", **outputs})
     qgis_process("s2landcover:classareas", {"INPUT": clusters, "OUTPUT_TABLE": out / "areas.csv", "OUTPUT_HTML": out / "areas.html"})
     picture = out / "map.png"
-    subprocess.run([sys.executable, "-m", "demo.map_png", str(clusters), str(bands), str(picture)], check=True, env=environment())
+    subprocess.run([sys.executable, "-m", "demo.map_png", str(clusters), str(stack), str(picture)], check=True, env=environment())
     print(f"\nClass map   {clusters}\nReport      {report}\nPicture     {picture}\nLedger      {out / 'ledger.json'}")
 
 

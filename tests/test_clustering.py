@@ -254,6 +254,12 @@ def test_sample_follows_the_valid_area_and_the_seed(tmp_path):
     np.testing.assert_array_equal(sample, again)
 
 
+def test_another_seed_draws_another_sample(make_raster):
+    reader, space = feature_reader(describe(make_raster(bands=1, rows=300, cols=300)), (), (), "", Progress())
+    first, second = (sampling.draw_sample(reader, space, 100, seed, Progress()).values for seed in (1, 2))
+    assert first.shape == second.shape == (100, 1) and not np.array_equal(np.sort(first, axis=0), np.sort(second, axis=0))
+
+
 def test_sample_of_a_small_raster_is_every_valid_pixel(stack):
     source, _ = stack
     reader, space = feature_reader(describe(source), (), (), "", Progress())

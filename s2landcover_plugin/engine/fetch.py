@@ -190,7 +190,6 @@ def _fetch_bands(
     shares = dict.fromkeys(paths, 0.0)
     stopped = threading.Event()
     before = http.bytes_downloaded(paths.values())
-    http.forget_failures(paths.values())
     pool = ThreadPoolExecutor(CONNECTIONS, initializer=http.prepare_thread)
     try:
         opened = {name: pool.submit(_grid_of, path) for name, path in paths.items()}
@@ -236,6 +235,7 @@ def _watcher(shares: dict[str, float], name: str, stopped: threading.Event) -> C
 
 
 def _grid_of(path: str) -> Grid:
+    http.forget_failure(path)
     return describe(path, REMOTE_DRIVERS).grid
 
 

@@ -34,8 +34,12 @@ GDAL_SETTINGS = {
 """Windowed reads: no directory listing, ranges merged, a stalled transfer ends after 20 s. HEAD stays on: without it GDAL asks for
 the whole file to learn its size."""
 
-_counting = threading.Lock()
-_counting_started: list[bool] = []
+CHUNK_BYTES = "8192"
+"""What GDAL asks for at least: the header of a Sentinel-2 COG (4 kB) in one request. GDAL's 16 kB cost up to half as much again as the
+tiles of a small area. GDAL takes the size from its first read over the network in a process; a size that is set already is kept."""
+
+_first = threading.Lock()
+_started: list[bool] = []
 
 
 def _split(address: str) -> SplitResult:
@@ -96,18 +100,19 @@ def prepare_thread() -> None:
     """Set GDAL up for windowed reads in the calling thread only; layers that QGIS shows keep their own settings."""
     for name, value in GDAL_SETTINGS.items():
         gdal.SetThreadLocalConfigOption(name, value)
-    with _counting:
-        if not _counting_started:
+    with _first:
+        if not _started:
+            if gdal.GetConfigOption("CPL_VSIL_CURL_CHUNK_SIZE") is None:
+                gdal.SetConfigOption("CPL_VSIL_CURL_CHUNK_SIZE", CHUNK_BYTES)
             # GDAL looks once whether to count, at its first read over the network; this makes it look again
             gdal.NetworkStatsReset()
-            _counting_started.append(True)
+            _started.append(True)
 
 
-def forget_failures(paths: Iterable[str]) -> None:
-    """Make GDAL ask again for files: it remembers a 404 for the life of the process."""
-    for path in paths:
-        if path.startswith("/vsicurl/"):
-            gdal.VSICurlPartialClearCache(path)
+def forget_failure(path: str) -> None:
+    """Make GDAL ask again for a file: it remembers a 404 for the life of the process."""
+    if path.startswith("/vsicurl/"):
+        gdal.VSICurlPartialClearCache(path)
 
 
 def bytes_downloaded(paths: Iterable[str]) -> int:

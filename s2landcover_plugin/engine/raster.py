@@ -387,7 +387,7 @@ class RasterWriter:
         dtype = np.dtype(bands[0].dtype)
         options = ["TILED=YES", f"BLOCKXSIZE={TILE_PX}", f"BLOCKYSIZE={TILE_PX}", "BIGTIFF=IF_SAFER", "INTERLEAVE=BAND"]
         if compress:
-            # DEFLATE level 1: a tenth of the CPU of level 6 for 16 % larger class rasters (docs/performance.md)
+            # DEFLATE level 1: a fifth of the CPU of level 6 for 16 % larger class rasters (docs/performance.md)
             predictor = "3" if dtype.kind == "f" else "1" if legend else "2"
             options += ["COMPRESS=DEFLATE", "ZLEVEL=1", f"PREDICTOR={predictor}", "NUM_THREADS=2"]
         with quiet_gdal():

@@ -83,27 +83,28 @@ def selection_chart(selection: Selection) -> str:
     left, right = figure.subplots(1, 2)
     ks = list(selection.fits)
     curves = (
-        (left, [f.inertia for f in selection.fits.values()], "Inertia (smaller is tighter)", selection.elbow_k, "elbow"),
+        (left, [f.inertia for f in selection.fits.values()], "Inertia (smaller is tighter)", selection.elbow_k, "elbow", (10, 12)),
         (
             right,
             [f.davies_bouldin for f in selection.fits.values()],
             "Davies-Bouldin index (smaller is better)",
             selection.davies_bouldin_k,
             "minimum",
+            (-20, -22),
         ),
     )
-    for axes, values, title, best, label in curves:
+    for axes, values, title, best, label, offset in curves:
         axes.plot(ks, values, color="#332288", marker="o", markersize=4)
         axes.plot(
             [best], [values[ks.index(best)]], "o", markersize=12, markerfacecolor="none", markeredgecolor="#cc3311", markeredgewidth=2
         )
-        axes.annotate(f"{label}: k = {best}", (best, values[ks.index(best)]), xytext=(10, 12), textcoords="offset points", color="#cc3311")
+        axes.annotate(f"{label}: k = {best}", (best, values[ks.index(best)]), xytext=offset, textcoords="offset points", color="#cc3311")
         if best != selection.chosen:
             axes.axvline(selection.chosen, color="#888888", linestyle=":", linewidth=1)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("number of clusters k")
         axes.xaxis.set_major_locator(require("matplotlib.ticker").MaxNLocator(integer=True))
-        axes.margins(y=0.15)
+        axes.margins(x=0.08, y=0.2)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
     return _data_uri(figure)
