@@ -13,7 +13,8 @@ from scipy import ndimage
 from s2landcover_plugin.engine import blocks
 from s2landcover_plugin.engine.errors import Cancelled, EngineError
 from s2landcover_plugin.engine.files import OutputFiles
-from s2landcover_plugin.engine.raster import OutputBand, RasterReader, RasterWriter, describe
+from s2landcover_plugin.engine.geotiff import OutputBand, RasterWriter
+from s2landcover_plugin.engine.raster import RasterReader, describe
 
 from .conftest import Messages, read
 

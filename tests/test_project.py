@@ -30,11 +30,12 @@ FOUNDATION = [
     "crs",
     "files",
     "raster",
+    "geotiff",
     "blocks",
 ]
 """Modules that operations stand on, lowest first; one may import only those before it."""
 OPERATIONS = {"fetch", "bandfiles", "spectral", "clustering", "areas"}
-MAY_OPEN_DATASETS = {"raster.py"}
+MAY_OPEN_DATASETS = {"raster.py", "geotiff.py"}
 MAY_USE_NETWORK = {"http.py", "stac.py"}
 
 

@@ -12,17 +12,10 @@ from osgeo import gdal
 from s2landcover_plugin.engine.crs import Aoi, row_hectares, same_crs, wkt
 from s2landcover_plugin.engine.errors import EngineError
 from s2landcover_plugin.engine.files import OutputFiles
+from s2landcover_plugin.engine.geotiff import OutputBand, RasterWriter, write_class_table
 from s2landcover_plugin.engine.grid import Grid, Window
 from s2landcover_plugin.engine.legend import LegendClass, qml
-from s2landcover_plugin.engine.raster import (
-    OutputBand,
-    RasterReader,
-    RasterWriter,
-    StackedReader,
-    describe,
-    read_legend,
-    write_class_table,
-)
+from s2landcover_plugin.engine.raster import RasterReader, StackedReader, describe, read_legend
 
 from .conftest import read, write_raster
 

@@ -26,6 +26,7 @@ from .stack import (
     StackPlan,
     stack_grid,
     stack_metadata,
+    tell_assumptions,
     write_stack,
 )
 
@@ -78,7 +79,7 @@ def run_stack(inputs: Sequence[str], output: str, options: StackOptions, aoi: Ao
             "Clouds cannot be masked without the scene classification", "MASK_CLOUDS, INPUTS", "add the SCL file to the inputs"
         )
     grid = _cropped(stack_grid({source.name: source.info.grid for source in sources}, int(options.resolution)), aoi)
-    _tell_assumptions(sources, progress)
+    tell_assumptions(sources, progress)
     metadata = stack_metadata("bandstack", sources, {"S2LC_PARAMETERS": json.dumps(asdict(options)), **_inherited(sources)})
     plan = StackPlan(tuple(sources), grid, options.resampling, metadata, scl, sentinel2.CLOUD_CLASSES, options.indices)
     with OutputFiles(inputs) as files:
@@ -99,19 +100,6 @@ def _all_sources(inputs: Sequence[str], offset_policy: str) -> dict[str, BandSou
                 raise EngineError(f"The band {source.name} is there twice", where, "leave one of them out")
             found[source.name] = source
     return found
-
-
-def _tell_assumptions(sources: Sequence[BandSource], progress: Progress) -> None:
-    """Warn about decisions that rest on an assumption, once per kind of assumption."""
-    assumed: dict[str, list[str]] = {}
-    for source in sources:
-        if not source.decision.certain and source.name != sentinel2.SCL:
-            assumed.setdefault(source.decision.reason, []).append(source.name)
-    for reason, names in assumed.items():
-        progress.warn(
-            f"{', '.join(names)}: {reason}. If the pixels carry the BOA offset of processing baseline 04.00 and later, "
-            "set OFFSET_POLICY to apply."
-        )
 
 
 def _cropped(grid: Grid, aoi: Aoi | None) -> Grid:

@@ -18,9 +18,10 @@ from typing import Any, Generator, Iterable, Protocol, Sequence
 
 import numpy as np
 
+from .geotiff import OutputBand
 from .grid import Window
 from .progress import Progress
-from .raster import OutputBand, Reader
+from .raster import Reader
 from .waiting import POLL_S
 
 BLOCK_PX = 1024

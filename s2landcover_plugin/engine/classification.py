@@ -6,9 +6,9 @@ import numpy as np
 
 from .blocks import Block, Op
 from .features import FeatureSpace
+from .geotiff import OutputBand
 from .legend import NODATA_CODE
 from .models import ClusterModel
-from .raster import OutputBand
 
 CHUNK_PX = 1 << 14
 """Pixels per step of the kernel: scores of 8 clusters in float32 stay in 1 MiB of second-level cache (docs/performance.md)."""

@@ -13,11 +13,12 @@ from .blocks import run_blocks
 from .classification import NearestCenter
 from .features import FeatureSpace, feature_reader
 from .files import STYLE_SUFFIX, OutputFiles
+from .geotiff import RasterWriter, write_class_table
 from .legend import LegendClass, qml
 from .models import ClusterModel, canonical_order
 from .options import check_options, option
 from .progress import Progress
-from .raster import RasterReader, RasterWriter, describe, write_class_table
+from .raster import RasterReader, describe
 from .sampling import draw_sample
 from .selection import ClusterFit, Selection, fit_kmeans, select_n_clusters
 from .version import VERSION
@@ -120,7 +121,20 @@ def run_clustering(source: str, outputs: ClusterOutputs, options: ClusterOptions
         fit = selection.fits[selection.chosen]
         progress.info(selection.reason)
     model = _model(space, fit, shift, spread, len(scaled), options)
-    return _write_map(reader, space, model, outputs, fit, selection, _provenance(options, info.path, info.metadata), progress)
+    fitted = _Fitted(reader, space, model, fit, selection, _provenance(options, info.path, info.metadata))
+    return _write_map(fitted, outputs, progress.part(0.5, 1))
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """All that is known before the first pixel of the map is written."""
+
+    reader: RasterReader
+    space: FeatureSpace
+    model: ClusterModel
+    fit: ClusterFit
+    selection: Selection | None
+    provenance: dict[str, str]
 
 
 def run_selection(source: str, options: ClusterOptions, table: str, html: str, progress: Progress) -> Selection:
@@ -174,35 +188,28 @@ def _provenance(options: ClusterOptions, path: str, metadata: dict[str, str]) ->
     return {**facts, **{key: metadata[key] for key in ("S2LC_SCENES", "S2LC_DATETIME") if key in metadata}}
 
 
-def _write_map(
-    reader: RasterReader,
-    space: FeatureSpace,
-    model: ClusterModel,
-    outputs: ClusterOutputs,
-    fit: ClusterFit,
-    selection: Selection | None,
-    provenance: dict[str, str],
-    progress: Progress,
-) -> ClusterReport:
+def _write_map(fitted: _Fitted, outputs: ClusterOutputs, progress: Progress) -> ClusterReport:
     from .report import cluster_report_html
 
-    legend = model.legend()
-    tally = ClassTally(reader.grid, len(legend) + 1)
-    op = NearestCenter(space, model)
-    with OutputFiles([reader.path]) as files:
+    legend = fitted.model.legend()
+    tally = ClassTally(fitted.reader.grid, len(legend) + 1)
+    op = NearestCenter(fitted.space, fitted.model)
+    with OutputFiles([fitted.reader.path]) as files:
         raster = files.path(outputs.raster)
-        with RasterWriter(raster, reader.grid, op.outputs, metadata=provenance, legend=legend) as writer:
-            run_blocks(reader, op, [writer, tally], progress=progress.part(0.5, 0.95))
-        pixels = [int(tally.pixels[each.code]) for each in legend]
-        hectares = [float(tally.hectares[each.code]) for each in legend]
+        with RasterWriter(raster, fitted.reader.grid, op.outputs, metadata=fitted.provenance, legend=legend) as writer:
+            run_blocks(fitted.reader, op, [writer, tally], progress=progress.part(0, 0.9))
+        pixels = tuple(int(tally.pixels[each.code]) for each in legend)
+        hectares = tuple(float(tally.hectares[each.code]) for each in legend)
         write_class_table(raster, legend, pixels, hectares)
         files.write_sidecar(outputs.raster, STYLE_SUFFIX, qml(legend))
-        report = ClusterReport(len(legend), fit.inertia, fit.davies_bouldin, tuple(legend), tuple(pixels), tuple(hectares), selection)
+        fit = fitted.fit
+        report = ClusterReport(len(legend), fit.inertia, fit.davies_bouldin, tuple(legend), pixels, hectares, fitted.selection)
         if outputs.model:
-            files.write_text(outputs.model, model.to_json({"input": provenance["S2LC_INPUT"], "scenes": provenance.get("S2LC_SCENES", "")}))
+            source = {"input": fitted.provenance["S2LC_INPUT"], "scenes": fitted.provenance.get("S2LC_SCENES", "")}
+            files.write_text(outputs.model, fitted.model.to_json(source))
         if outputs.table:
             files.write_text(outputs.table, tally.table(legend))
         if outputs.html:
-            files.write_text(outputs.html, cluster_report_html(report, model, raster, provenance))
+            files.write_text(outputs.html, cluster_report_html(report, fitted.model, raster, fitted.provenance))
         progress.report(1.0)
     return report

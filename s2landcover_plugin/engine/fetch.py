@@ -13,11 +13,12 @@ from . import http, sentinel2
 from .crs import Aoi, same_crs, source_pixels_per_pixel, wkt
 from .errors import EngineError
 from .files import OutputFiles
+from .geotiff import copy_window
 from .grid import Bounds, Grid, Window
 from .options import check_options, option
 from .progress import Progress
 from .radiometry import decide
-from .raster import REMOTE_DRIVERS, copy_window, describe
+from .raster import REMOTE_DRIVERS, describe
 from .stac import DEFAULT_COLLECTION, Scene, SearchOptions, band_assets, catalog_address, find_scenes, least_cloudy
 from .stack import (
     OFFSET_POLICIES,
@@ -29,6 +30,7 @@ from .stack import (
     resampling_for,
     stack_grid,
     stack_metadata,
+    tell_assumptions,
     write_stack,
 )
 from .version import VERSION
@@ -134,6 +136,7 @@ def run_fetch(
             scene, options, aoi, target_crs, folder, catalog_address(search), progress.part(0.1, 0.7)
         )
         sources = [local[name] for name in dict.fromkeys(options.bands)]
+        tell_assumptions(sources, progress)
         scl = local.get(sentinel2.SCL) if options.mask_clouds else None
         facts = {
             "S2LC_SCENES": scene.id,
@@ -184,9 +187,6 @@ def _fetch_bands(
     assets = band_assets(scene, _needed(options))
     paths = {name: http.gdal_path(asset.href, catalog) for name, asset in assets.items()}
     decisions = {name: decide(scene.properties, asset.asset, scene.product, options.offset_policy) for name, asset in assets.items()}
-    for name, decision in decisions.items():
-        if not decision.certain and name != sentinel2.SCL:
-            progress.warn(f"{scene.id} {name}: {decision.reason}. Set OFFSET_POLICY if you know better.")
     shares = dict.fromkeys(paths, 0.0)
     stopped = threading.Event()
     before = http.bytes_downloaded(paths.values())

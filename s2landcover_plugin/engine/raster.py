@@ -1,8 +1,7 @@
-"""Raster files: what is in them, windowed readers and the writer. The only place with GDAL datasets."""
+"""Raster files: what is in them, and windowed readers. Only here and in geotiff.py are there GDAL datasets."""
 
 from __future__ import annotations
 
-import os
 import threading
 from dataclasses import dataclass
 from typing import Any, Protocol, Sequence
@@ -45,8 +44,6 @@ READ_DRIVERS = [
 """Formats read. A closed list: GDAL has drivers that run what a file says (WMS, PostGIS, plugins)."""
 REMOTE_DRIVERS = ["GTiff", "JP2OpenJPEG"]
 """Formats read over the network: nothing that can name further files."""
-TILE_PX = 512
-"""Side of the tiles of written rasters."""
 
 
 @dataclass(frozen=True)
@@ -81,20 +78,8 @@ class RasterInfo:
     """Whether a mask for all bands goes with the file (GMF_PER_DATASET)."""
 
 
-@dataclass(frozen=True)
-class OutputBand:
-    """One band to be written."""
-
-    name: str
-    dtype: str
-    nodata: float
-    common_name: str = ""
-    wavelength_um: float | None = None
-    scale: float | None = None
-    """Written as GDAL scale where given: physical value = stored value x scale."""
-
-
-def _cause() -> str:
+def gdal_reason() -> str:
+    """What GDAL said about its last failure."""
     return str(gdal.GetLastErrorMsg()).strip() or "no reason given"
 
 
@@ -113,7 +98,9 @@ def open_dataset(path: str, drivers: Sequence[str] = READ_DRIVERS) -> gdal.Datas
             dataset = None
         if dataset is None or dataset.RasterCount == 0:
             raise EngineError(
-                f"The raster cannot be opened ({_cause()})", path, "check the path, and that the file is a complete raster such as GeoTIFF"
+                f"The raster cannot be opened ({gdal_reason()})",
+                path,
+                "check the path, and that the file is a complete raster such as GeoTIFF",
             )
     return dataset
 
@@ -280,7 +267,7 @@ class RasterReader:
                 except RuntimeError:
                     done = False
             if not done:
-                raise EngineError(f"The raster cannot be read ({_cause()})", self.path, "the file is damaged or cut off: get it again")
+                raise EngineError(f"The raster cannot be read ({gdal_reason()})", self.path, "the file is damaged or cut off: get it again")
         return data
 
     def _dataset(self) -> gdal.Dataset:
@@ -320,7 +307,7 @@ class RasterReader:
             except RuntimeError:
                 warped = None
         if warped is None:
-            raise EngineError(f"The raster cannot be brought to the output's grid ({_cause()})", self.path, "check its CRS")
+            raise EngineError(f"The raster cannot be brought to the output's grid ({gdal_reason()})", self.path, "check its CRS")
         self._open.chosen = chosen  # the warped VRT refers to it
         return warped
 
@@ -357,144 +344,6 @@ class StackedReader:
             data[here], valid[here] = reader.read(window)
             start = here.stop
         return data, valid
-
-
-class RasterWriter:
-    """A GeoTIFF written window by window: tiled, DEFLATE, with band names, scale, nodata and colours.
-
-    Use as a context manager around `run_blocks`, on a path given by OutputFiles.
-    """
-
-    def __init__(
-        self,
-        path: str,
-        grid: Grid,
-        bands: Sequence[OutputBand],
-        *,
-        metadata: dict[str, str] | None = None,
-        legend: Sequence[LegendClass] = (),
-        planes: slice = slice(None),
-        compress: bool = True,
-    ) -> None:
-        """
-        Args:
-            planes: which planes of the blocks go into this file.
-            legend: colours of a class raster.
-        """
-        self.path = path
-        self.bands = tuple(bands)
-        self.planes = planes
-        dtype = np.dtype(bands[0].dtype)
-        options = ["TILED=YES", f"BLOCKXSIZE={TILE_PX}", f"BLOCKYSIZE={TILE_PX}", "BIGTIFF=IF_SAFER", "INTERLEAVE=BAND"]
-        if compress:
-            # DEFLATE level 1: a fifth of the CPU of level 6 for 16 % larger class rasters (docs/performance.md)
-            predictor = "3" if dtype.kind == "f" else "1" if legend else "2"
-            options += ["COMPRESS=DEFLATE", "ZLEVEL=1", f"PREDICTOR={predictor}", "NUM_THREADS=2"]
-        with quiet_gdal():
-            gdal.ErrorReset()
-            try:
-                dataset = gdal.GetDriverByName("GTiff").Create(path, grid.width, grid.height, len(bands), GDAL_TYPES[dtype.name], options)
-            except RuntimeError:
-                dataset = None
-            if dataset is None:
-                raise EngineError(
-                    f"The output cannot be created ({_cause()})", path, "choose a folder you may write to, with enough free space"
-                )
-            dataset.SetGeoTransform(grid.geotransform)
-            if grid.crs:
-                dataset.SetProjection(grid.crs)
-            dataset.SetMetadata(metadata or {})
-            for index, band in enumerate(bands, 1):
-                _describe_band(dataset.GetRasterBand(index), band)
-            if legend:
-                _set_colours(dataset.GetRasterBand(1), legend)
-        self._dataset = dataset
-
-    def __enter__(self) -> RasterWriter:
-        return self
-
-    def write(self, window: Window, planes: Sequence[np.ndarray] | np.ndarray, valid: np.ndarray) -> None:
-        """Write the planes of a window; pixels that are not valid, (rows, cols) or (planes, rows, cols), get nodata."""
-        each_valid = np.broadcast_to(valid, (len(planes), *valid.shape[-2:]))[self.planes]
-        with quiet_gdal():
-            for index, (band, plane, ok) in enumerate(zip(self.bands, planes[self.planes], each_valid), 1):
-                values = np.where(ok, plane, np.asarray(band.nodata, band.dtype)).astype(band.dtype, copy=False)
-                gdal.ErrorReset()
-                try:
-                    failed = self._dataset.GetRasterBand(index).WriteArray(values, window.x, window.y) != 0
-                except RuntimeError:
-                    failed = True
-                if failed:
-                    raise self._write_error()
-
-    def _write_error(self) -> EngineError:
-        folder = os.path.dirname(os.path.dirname(self.path))
-        return EngineError(f"The output cannot be written ({_cause()})", folder, "free some disk space there")
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        with quiet_gdal():
-            gdal.ErrorReset()
-            try:
-                self._dataset.FlushCache()
-                failed = gdal.GetLastErrorType() >= gdal.CE_Failure
-                self._dataset = None
-                failed = failed or gdal.GetLastErrorType() >= gdal.CE_Failure
-            except RuntimeError:
-                failed = True
-            if failed and kind is None:
-                raise self._write_error()
-
-
-def _describe_band(target: gdal.Band, band: OutputBand) -> None:
-    target.SetDescription(band.name)
-    target.SetNoDataValue(band.nodata)
-    if band.scale is not None:
-        target.SetScale(band.scale)
-        target.SetOffset(0.0)
-    facts = {"COMMON_NAME": band.common_name}
-    if band.wavelength_um is not None:
-        facts |= {"WAVELENGTH": f"{band.wavelength_um:g}", "WAVELENGTH_UNITS": "Micrometers"}
-    target.SetMetadata({name: value for name, value in facts.items() if value})
-
-
-def _set_colours(band: gdal.Band, legend: Sequence[LegendClass]) -> None:
-    table = gdal.ColorTable()
-    table.SetColorEntry(0, (0, 0, 0, 0))
-    for each in legend:
-        table.SetColorEntry(each.code, (*each.rgb, 255))
-    band.SetColorTable(table)
-
-
-def write_class_table(path: str, legend: Sequence[LegendClass], pixels: Sequence[int], hectares: Sequence[float]) -> None:
-    """Put category names and a raster attribute table (code, name, colour, pixels, hectares) beside a class raster."""
-    dataset = open_dataset(path)
-    band = dataset.GetRasterBand(1)
-    names = [""] * (max((each.code for each in legend), default=0) + 1)
-    names[0] = "No data"
-    for each in legend:
-        names[each.code] = each.name
-    band.SetRasterCategoryNames(names)
-    table = gdal.RasterAttributeTable()
-    columns = (
-        ("Value", gdal.GFT_Integer, gdal.GFU_MinMax),
-        ("Class", gdal.GFT_String, gdal.GFU_Name),
-        ("Red", gdal.GFT_Integer, gdal.GFU_Red),
-        ("Green", gdal.GFT_Integer, gdal.GFU_Green),
-        ("Blue", gdal.GFT_Integer, gdal.GFU_Blue),
-        ("Pixels", gdal.GFT_Real, gdal.GFU_PixelCount),
-        ("Hectares", gdal.GFT_Real, gdal.GFU_Generic),
-    )
-    for name, kind, usage in columns:
-        table.CreateColumn(name, kind, usage)
-    table.SetRowCount(len(legend))
-    for row, (each, count, area) in enumerate(zip(legend, pixels, hectares)):
-        table.SetValueAsInt(row, 0, each.code)
-        table.SetValueAsString(row, 1, each.name)
-        for column, value in enumerate(each.rgb, 2):
-            table.SetValueAsInt(row, column, value)
-        table.SetValueAsDouble(row, 5, float(count))
-        table.SetValueAsDouble(row, 6, float(area))
-    band.SetDefaultRAT(table)
 
 
 def read_legend(path: str) -> list[LegendClass]:
@@ -553,35 +402,9 @@ def read_preview(path: str, indexes: Sequence[int], longest_px: int = 900) -> tu
         except RuntimeError:
             planes = [None]
         if any(plane is None for plane in planes):
-            raise EngineError(f"The raster cannot be read ({_cause()})", path, "the file is damaged or cut off: get it again")
+            raise EngineError(f"The raster cannot be read ({gdal_reason()})", path, "the file is damaged or cut off: get it again")
     data = np.stack(planes)
     valid = np.empty(data.shape, bool)
     for plane, ok, index in zip(data, valid, indexes):
         _usable(plane, info.bands[index - 1].nodata, ok)
     return data, valid
-
-
-def copy_window(source: str, window: Window, target: str, progress: Any = None) -> None:
-    """Copy a window of one raster, pixel for pixel, into an uncompressed GeoTIFF; GDAL's own reading strategy.
-
-    Args:
-        progress: called as progress(share) -> bool from GDAL; False stops the copy.
-
-    Raises:
-        EngineError: the source cannot be opened or read.
-    """
-    dataset = open_dataset(source, REMOTE_DRIVERS)
-    with quiet_gdal():
-        gdal.ErrorReset()
-        try:
-            copied = gdal.Translate(
-                target,
-                dataset,
-                srcWin=[window.x, window.y, window.width, window.height],
-                creationOptions=["TILED=YES", f"BLOCKXSIZE={TILE_PX}", f"BLOCKYSIZE={TILE_PX}", "BIGTIFF=IF_SAFER"],
-                callback=(lambda share, _, __: 1 if progress(share) else 0) if progress else None,
-            )
-        except RuntimeError:
-            copied = None
-        if copied is None or gdal.GetLastErrorType() >= gdal.CE_Failure:
-            raise EngineError(f"The raster cannot be read ({_cause()})", source, "check the connection, and run again")

@@ -11,9 +11,10 @@ from .blocks import Block, Op, run_blocks
 from .errors import EngineError
 from .features import FeatureSpace, feature_reader
 from .files import OutputFiles
+from .geotiff import OutputBand, RasterWriter
 from .grid import Window
 from .progress import Progress
-from .raster import OutputBand, RasterWriter, describe
+from .raster import describe
 from .version import VERSION
 
 

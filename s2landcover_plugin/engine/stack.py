@@ -13,10 +13,11 @@ from . import indices, sentinel2
 from .blocks import Block, Op, run_blocks
 from .crs import is_geographic, source_pixels_per_pixel
 from .features import Feature, FeatureSpace, band_for, index_formula
+from .geotiff import OutputBand, RasterWriter
 from .grid import Grid, Window
 from .progress import Progress
 from .radiometry import REFLECTANCE_SCALE, RadiometricDecision
-from .raster import OutputBand, RasterInfo, RasterReader, RasterWriter, StackedReader
+from .raster import RasterInfo, RasterReader, StackedReader
 from .version import VERSION
 
 RESOLUTIONS = ("10", "20", "60")
@@ -230,3 +231,16 @@ def stack_metadata(algorithm: str, sources: Sequence[BandSource], facts: dict[st
         if s.name != sentinel2.SCL
     }
     return {"S2LC_ALGORITHM": algorithm, "S2LC_VERSION": VERSION, "S2LC_RADIOMETRY": json.dumps(radiometry), **facts}
+
+
+def tell_assumptions(sources: Sequence[BandSource], progress: Progress) -> None:
+    """Warn about decisions that rest on an assumption, once per kind of assumption."""
+    assumed: dict[str, list[str]] = {}
+    for source in sources:
+        if not source.decision.certain and source.name != sentinel2.SCL:
+            assumed.setdefault(source.decision.reason, []).append(source.name)
+    for reason, names in assumed.items():
+        progress.warn(
+            f"{', '.join(names)}: {reason}. If the pixels carry the BOA offset of processing baseline 04.00 and later, "
+            "set OFFSET_POLICY to apply."
+        )
