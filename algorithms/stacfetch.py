@@ -18,7 +18,8 @@ class StacFetch(Algorithm):
         "Finds the least cloudy Sentinel-2 scene of an area in a STAC catalog and reads the bands of just that area from its "
         "cloud-optimized GeoTIFFs.\n\n"
         "The output is a stack of DN = reflectance x 10000 (UInt16, 0 = nodata, GDAL scale 0.0001) with the BOA offset of processing "
-        "baseline 04.00 and later removed where it is still in the pixels. It lies on the scene's own grid, snapped outwards. "
+        "baseline 04.00 and later removed where it is still in the pixels; a warning tells where the darkest pixels contradict what the "
+        "catalog states. It lies on the scene's own grid, snapped outwards. "
         "Scenes that cover at least three quarters of what the best one covers compete by cloud cover.\n\n"
         "The ledger is a JSON file with the scenes found, the one chosen, and the radiometric decision for each band with its reason."
     )

@@ -286,6 +286,20 @@ def test_assets_of_every_provider(pattern, expected, tmp_path):
     assert all(got[name].href.endswith(ending) for name, ending in expected.items()), {n: a.href for n, a in got.items()}
 
 
+@pytest.mark.parametrize(("change_item", "rule"), [({"earthsearch:boa_offset_applied": True}, "boa_offset_applied"), ({}, "")])
+def test_contradiction_between_rule_and_pixels_names_both(demo_root, tmp_path, messages, change_item, rule):
+    root, items = demo_root
+    catalog = root / "contradiction.json"
+    catalog.write_text(json.dumps(change(items[0], **change_item)))
+    fetch(str(catalog), tmp_path, JUNE, FetchOptions(bands=("B02", "B04", "B12")), DEMO_AOI, progress=messages.progress)
+    told = [text for text in messages.warnings if "contradict" in text]
+    assert len(told) == bool(rule) and all(rule in text and "lowest DN" in text and "present" in text for text in told)
+    ledger = json.loads((tmp_path / "o.json").read_text())
+    assert ledger["bands"]["B12"]["evidence"]["pixels_say"] == "present"
+    assert ledger["bands"]["B12"]["add_dn"] == (0 if rule else -1000)
+    assert 900 < ledger["bands"]["B12"]["evidence"]["lowest_dn"] < 1300
+
+
 PRIOR_READ = """
 import sys
 from osgeo import gdal

@@ -167,9 +167,44 @@ def test_missing_and_doubled_bands_are_named(t48que, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_unknown_offset_is_told(t48que, tmp_path, messages):
-    run_stack([str(t48que[3])], str(tmp_path / "s.tif"), StackOptions(), None, messages.progress)
-    assert any("BOA offset" in text and "B04" in text for text in messages.warnings)
+def dark_scene(folder, offset, names=("B02", "B12")):
+    """Band files whose darkest pixels lie just above the offset."""
+    rng = np.random.default_rng(6)
+    data = [np.clip(rng.gamma(2, 150, (1, 80, 80)), 2, 6000).round().astype(np.uint16) + offset for _ in names]
+    return [write_raster(folder / f"{name}.tif", plane) for name, plane in zip(names, data)]
+
+
+@pytest.mark.parametrize(("offset", "policy", "removed"), [(0, "auto", 0), (1000, "auto", 1000), (1000, "none", 0), (0, "apply", 1000)])
+def test_pixels_decide_where_nothing_is_stated(tmp_path, messages, offset, policy, removed):
+    paths = dark_scene(tmp_path, offset)
+    run_stack(paths, str(tmp_path / "s.tif"), StackOptions(offset_policy=policy), None, messages.progress)
+    expected = np.maximum(read(paths[0])[0].astype(int) - removed, 1)
+    np.testing.assert_array_equal(read(tmp_path / "s.tif")[0], expected)
+    told = [text for text in messages.warnings if "contradict" in text]
+    assert bool(told) == (policy != "auto")
+    assert any("lowest DN" in text for text in messages.warnings) == (offset == 1000 or policy == "apply")
+
+
+def test_bright_pixels_leave_it_open_and_it_is_told(tmp_path, messages):
+    path = write_raster(tmp_path / "B08.tif", np.random.default_rng(0).integers(2000, 5000, (1, 80, 80)).astype(np.uint16))
+    run_stack([path], str(tmp_path / "s.tif"), StackOptions(), None, messages.progress)
+    np.testing.assert_array_equal(read(tmp_path / "s.tif"), read(path))
+    assert any("BOA offset" in text and "B08" in text for text in messages.warnings)
+
+
+def test_real_files_without_an_offset_are_recognised(t48que, tmp_path, messages):
+    run_stack([str(p) for p in t48que], str(tmp_path / "s.tif"), StackOptions(), None, messages.progress)
+    assert messages.warnings == []
+    reasons = json.loads(gdal.Open(str(tmp_path / "s.tif")).GetMetadataItem("S2LC_RADIOMETRY"))
+    assert reasons["B04"]["add_dn"] == 0 and "the lowest DN (B12" in reasons["B04"]["reason"] and "absent" in reasons["B04"]["reason"]
+
+
+@pytest.mark.parametrize("folder", ["s2a_29rkh_20200219", "t43rcp_pair/l2a_20200604", "t43rcp_pair/l2a_20200813", "t48que_20200223_l2a"])
+def test_no_real_scene_without_offset_is_taken_for_one_with_it(folder):
+    paths = sorted(shared_data(folder).glob("B*.tif"))
+    assert radiometry.look_at_pixels({p.stem: (str(p), 1) for p in paths}).verdict == "absent"
+    for path in paths:  # a single band must not be enough for the opposite
+        assert radiometry.look_at_pixels({path.stem: (str(path), 1)}).verdict != "present"
 
 
 def grid_of(size, epsg="EPSG:32633"):

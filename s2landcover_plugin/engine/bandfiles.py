@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Sequence
 
@@ -15,7 +15,7 @@ from .grid import Grid
 from .indices import BY_NAME as INDEX_BY_NAME
 from .options import check_options, option
 from .progress import Progress
-from .radiometry import decide_for_file
+from .radiometry import decide_for_file, look_at_pixels, weigh
 from .raster import describe
 from .stack import (
     OFFSET_POLICIES,
@@ -72,7 +72,7 @@ def run_stack(inputs: Sequence[str], output: str, options: StackOptions, aoi: Ao
     """
     check_options(options)
     found = _all_sources(inputs, options.offset_policy)
-    sources = _chosen(found, options.bands)
+    sources = _checked(_chosen(found, options.bands), options.offset_policy, progress)
     scl = found.get(sentinel2.SCL) if options.mask_clouds else None
     if options.mask_clouds and scl is None:
         raise EngineError(
@@ -100,6 +100,14 @@ def _all_sources(inputs: Sequence[str], offset_policy: str) -> dict[str, BandSou
                 raise EngineError(f"The band {source.name} is there twice", where, "leave one of them out")
             found[source.name] = source
     return found
+
+
+def _checked(sources: Sequence[BandSource], policy: str, progress: Progress) -> list[BandSource]:
+    """The sources with their radiometry checked against the pixels, as those of one scene."""
+    whole = [s for s in sources if s.name in sentinel2.BY_NAME and not s.info.bands[s.index - 1].dtype.startswith("float")]
+    pixels = look_at_pixels({source.name: (source.info.path, source.index) for source in whole})
+    weighed = weigh({source.name: source.decision for source in whole}, pixels, "The files", policy, progress)
+    return [replace(source, decision=weighed.get(source.name, source.decision)) for source in sources]
 
 
 def _cropped(grid: Grid, aoi: Aoi | None) -> Grid:

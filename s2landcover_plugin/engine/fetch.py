@@ -17,7 +17,7 @@ from .geotiff import copy_window
 from .grid import Bounds, Grid, Window
 from .options import check_options, option
 from .progress import Progress
-from .radiometry import decide
+from .radiometry import decide, look_at_pixels, weigh
 from .raster import REMOTE_DRIVERS, describe
 from .stac import DEFAULT_COLLECTION, Scene, SearchOptions, band_assets, catalog_address, find_scenes, least_cloudy
 from .stack import (
@@ -206,6 +206,8 @@ def _fetch_bands(
         stopped.set()
         pool.shutdown(wait=False, cancel_futures=True)
     spent = http.bytes_downloaded(paths.values()) - before
+    pixels = look_at_pixels({name: (_local(folder, name), 1) for name in paths if name != sentinel2.SCL})
+    decisions = weigh(decisions, pixels, scene.id, options.offset_policy, progress)
     local = {name: BandSource(name, describe(_local(folder, name)), 1, decisions[name]) for name in paths}
     ledger = {
         name: {

@@ -7,8 +7,8 @@ Since processing baseline 04.00 (25 January 2022) the DN of Sentinel-2 products 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Mapping, Sequence
 
 import numpy as np
 
@@ -24,6 +24,14 @@ BOA_OFFSET_DN = -1000
 OFFSET_SINCE_BASELINE = (4, 0)
 LARGEST_REFLECTANCE = 2.0
 """Above anything on Earth, glint and snow included; far below any useful DN."""
+
+
+LOW_QUANTILE = 0.001
+ABSENT_BELOW_DN = 850
+PRESENT_DN = (900, 1300)
+"""DN of the darkest pixels without and with the offset; see look_at_pixels."""
+PREVIEW_PX = 512
+MIN_PIXELS = 500
 
 
 @dataclass(frozen=True)
@@ -129,6 +137,69 @@ def _looks_like_dn(path: str, index: int) -> bool:
     data, valid = read_preview(path, [index], 256)
     values = data[valid]
     return bool(values.size) and float(np.median(values)) > LARGEST_REFLECTANCE
+
+
+@dataclass(frozen=True)
+class PixelEvidence:
+    """What the darkest pixels of a scene say about the BOA offset."""
+
+    lowest_dn: dict[str, float]
+    """Band -> the 0.1 % quantile of its valid DN."""
+    verdict: str
+    """`absent`, `present` or `unclear`."""
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {dn:.0f}" for name, dn in sorted(self.lowest_dn.items(), key=lambda entry: entry[1])[:3])
+
+
+def look_at_pixels(bands: Mapping[str, tuple[str, int]]) -> PixelEvidence:
+    """Judge from the lowest valid DN of the bands of one scene whether they still carry +1000.
+
+    Water, shadow and dense vegetation have reflectances near 0 in some band, so that without the offset the 0.1 % quantile of the
+    darkest band lies far below 1000. Measured on twelve real scenes without it, a desert among them: 1 to 610. With it, the darkest
+    bands gather just above 1000.
+
+    Args:
+        bands: name -> (file, 1-based band) of stored DN; a decimated view is read.
+    """
+    lowest = {}
+    for name, (path, index) in bands.items():
+        data, valid = read_preview(path, [index], PREVIEW_PX)
+        values = data[valid & (data != 0)]
+        if values.size >= MIN_PIXELS:
+            lowest[name] = float(np.quantile(values, LOW_QUANTILE))
+    if any(dn < ABSENT_BELOW_DN for dn in lowest.values()):
+        return PixelEvidence(lowest, "absent")
+    near = sum(PRESENT_DN[0] <= dn <= PRESENT_DN[1] for dn in lowest.values())
+    return PixelEvidence(lowest, "present" if near >= 2 else "unclear")
+
+
+def weigh(
+    decisions: Mapping[str, RadiometricDecision], pixels: PixelEvidence, scene: str, policy: str, progress: Progress
+) -> dict[str, RadiometricDecision]:
+    """Decisions of the bands of one scene, checked against its pixels.
+
+    Where no rule was found the pixels decide, unless the policy does. Where rule and pixels contradict each other the rule stays, and a
+    warning names both.
+    """
+    expected = {"absent": 0.0, "present": float(BOA_OFFSET_DN)}.get(pixels.verdict)
+    weighed, contradicted = {}, []
+    for name, decision in decisions.items():
+        evidence = {**decision.evidence, "lowest_dn": pixels.lowest_dn.get(name), "pixels_say": pixels.verdict}
+        result = replace(decision, evidence=evidence)
+        if expected is not None and decision.gain == 1:
+            if not decision.certain and policy == "auto":
+                reason = f"nothing states an offset; the lowest DN ({pixels}) say it is {pixels.verdict}"
+                result = replace(result, add_dn=expected, reason=reason, certain=pixels.verdict == "absent")
+            elif decision.add_dn in (0, BOA_OFFSET_DN) and decision.add_dn != expected:
+                contradicted.append(name)
+        weighed[name] = result
+    if contradicted:
+        progress.warn(
+            f"{scene}: rule and pixels contradict each other for {', '.join(contradicted)}. Rule: {decisions[contradicted[0]].reason}. "
+            f"Pixels: the lowest DN ({pixels}) say the offset is {pixels.verdict}. The rule was followed; OFFSET_POLICY overrides it."
+        )
+    return weighed
 
 
 @dataclass(frozen=True)
