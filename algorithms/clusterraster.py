@@ -1,7 +1,7 @@
 """k-means land cover."""
 
 from ..engine.clustering import ClusterOptions, ClusterOutputs, run_clustering
-from ..engine.indices import INDICES
+from ..engine.index_table import INDICES
 from .base import Algorithm
 
 GROUP = ("landcover", "Land cover")

@@ -1,6 +1,7 @@
 """Spectral indices of a stack."""
 
-from ..engine.indices import INDICES, index_help
+from ..engine.index_table import INDICES
+from ..engine.indices import index_help
 from ..engine.spectral import run_indices
 from .base import Algorithm
 from .scenes import GROUP
@@ -22,6 +23,11 @@ class SpectralIndices(Algorithm):
         self.add_raster(help="A stack with band names (B04, …), or any raster with the band map below.")
         self.add_choices("INDICES", "Indices", [index.name for index in INDICES], ["NDVI"])
         self.add_text(
+            "FORMULA",
+            "Formula of your own",
+            "NAME = formula, with + - * / ** and band names (nir or B08) as reflectance 0 to 1; several are separated by semicolons.",
+        )
+        self.add_text(
             "BAND_MAP",
             "Band map",
             "For files without band names: red=3,nir=4. Names: "
@@ -34,6 +40,7 @@ class SpectralIndices(Algorithm):
     def compute(self, parameters, context, progress):
         source = self.raster(parameters, "INPUT", context)
         output = self.destination(parameters, "OUTPUT", context)
-        names = self.texts(parameters, "INDICES", context)
+        own = [text.strip() for text in self.parameterAsString(parameters, "FORMULA", context).split(";")]
+        names = [*self.texts(parameters, "INDICES", context), *filter(None, own)]
         undefined = run_indices(source, names, self.parameterAsString(parameters, "BAND_MAP", context), output, progress)
         return {"OUTPUT": output, "UNDEFINED_PIXELS": undefined}

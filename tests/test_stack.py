@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 from osgeo import gdal
 
-from s2landcover_plugin.engine import indices, radiometry, sentinel2
+from s2landcover_plugin.engine import radiometry, sentinel2
 from s2landcover_plugin.engine.bandfiles import StackOptions, run_stack
 from s2landcover_plugin.engine.crs import Aoi
 from s2landcover_plugin.engine.errors import EngineError
 from s2landcover_plugin.engine.grid import Grid
 from s2landcover_plugin.engine.progress import Progress
 from s2landcover_plugin.engine.raster import BandInfo
-from s2landcover_plugin.engine.spectral import run_indices
 from s2landcover_plugin.engine.stack import stack_grid
 
 from .conftest import read, shared_data, write_raster
@@ -264,63 +263,6 @@ def test_policy_and_ignorance():
     assert radiometry.decide({"earthsearch:boa_offset_applied": True}, asset, "", "apply").add_dn == -1000
     assert not radiometry.decide({}, {}, "S2B_MSIL2A_20200223T032739_N9999_R018_T48QUE_20230924T183543").certain
     assert radiometry.decide({}, {}, "S2B_MSIL2A_20220413T150759_N0400_R025_T33XWJ_20220414T082126").add_dn == -1000
-
-
-@pytest.mark.parametrize("name", sorted(indices.BY_NAME))
-def test_indices_equal_their_published_formulas(name, tmp_path):
-    rng = np.random.default_rng(2)
-    data = rng.integers(50, 6000, (6, 20, 20)).astype(np.uint16)
-    names = ["B02", "B03", "B04", "B08", "B11", "B12", "B05", "B8A"]
-    data = np.concatenate([data, rng.integers(50, 6000, (2, 20, 20)).astype(np.uint16)])
-    source = write_raster(tmp_path / "s.tif", data, names=names, scale=(0.0001, 0))
-    blue, green, red, nir, swir1, swir2, edge1, narrow = data * 0.0001
-
-    def nd(a, b):
-        return (a - b) / (a + b)
-
-    expected = {
-        "NDVI": nd(nir, red),
-        "EVI": 2.5 * (nir - red) / (nir + 6 * red - 7.5 * blue + 1),
-        "SAVI": (nir - red) / (nir + red + 0.5) * 1.5,
-        "MSAVI": 0.5 * (2 * nir + 1 - np.sqrt((2 * nir + 1) ** 2 - 8 * (nir - red))),
-        "GNDVI": nd(nir, green),
-        "NDRE": nd(narrow, edge1),
-        "NDWI": nd(green, nir),
-        "MNDWI": nd(green, swir1),
-        "NDMI": nd(nir, swir1),
-        "NDBI": nd(swir1, nir),
-        "BSI": nd(swir1 + red, nir + blue),
-        "NBR": nd(nir, swir2),
-        "NDSI": nd(green, swir1),
-    }[name]
-    run_indices(source, (name,), "", str(tmp_path / "i.tif"), Progress())
-    np.testing.assert_allclose(read(tmp_path / "i.tif")[0], expected, rtol=2e-5, atol=1e-6)
-    assert gdal.Open(str(tmp_path / "i.tif")).GetRasterBand(1).GetDescription() == name
-
-
-def test_division_by_zero_is_nodata_and_counted(tmp_path, messages):
-    data = np.array([[[0.1, 0.5, 0.0]], [[-0.1, 0.3, 0.0]]], np.float32)
-    source = write_raster(tmp_path / "s.tif", data, nodata=-9999, names=["B08", "B04"])
-    assert run_indices(source, ("NDVI",), "", str(tmp_path / "i.tif"), messages.progress) == 2
-    np.testing.assert_allclose(read(tmp_path / "i.tif")[0], [[-9999, 0.25, -9999]], rtol=1e-6)
-    assert any("2 index values are undefined" in text for text in messages.warnings)
-
-
-def test_band_map_names_the_bands_of_a_foreign_file(tmp_path):
-    data = np.array([[[1000]], [[3000]]], np.uint16)
-    source = write_raster(tmp_path / "s.tif", data, scale=(0.0001, 0))
-    run_indices(source, ("NDVI",), "red=1, nir=2", str(tmp_path / "i.tif"), Progress())
-    assert read(tmp_path / "i.tif")[0, 0, 0] == pytest.approx(0.5)
-    for text, said in (("", "needs the band B08"), ("red=1,nir=9", "no band 9"), ("red", "cannot be read"), ("pink=1", "cannot be read")):
-        with pytest.raises(EngineError, match=said):
-            run_indices(source, ("NDVI",), text, str(tmp_path / "e.tif"), Progress())
-    assert not (tmp_path / "e.tif").exists()
-
-
-@pytest.mark.parametrize("text", ["__import__('os')", "nir.real", "nir if red else blue", "pink + 1", "nir +", "(lambda: 1)()", "'a'"])
-def test_formulas_are_arithmetic_only(text):
-    with pytest.raises(EngineError, match="formula"):
-        indices.Formula(text)
 
 
 @pytest.mark.parametrize(

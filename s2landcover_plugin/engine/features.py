@@ -83,7 +83,7 @@ def feature_reader(
 
     Args:
         bands: names or numbers; all bands but SCL if empty.
-        index_names: names from indices.INDICES.
+        index_names: names from index_table.INDICES, or formulas `NAME = …`.
         band_map: `red=3,nir=4` for foreign files.
         with_bands: whether bands are features themselves; else only the indices are.
 
@@ -95,8 +95,7 @@ def feature_reader(
     features = [_band_feature(info, index) for index in chosen]
     have = f"{info.path} (bands: {', '.join(band.name for band in info.bands)})"
     extra = []
-    for name in index_names:
-        formula = index_formula(name)
+    for name, formula in map(index_formula, dict.fromkeys(index_names)):
         for needed in formula.bands:
             index = known[needed] = band_for(needed, known, have, name)
             if index not in chosen and index not in extra:
@@ -118,15 +117,17 @@ def _band_feature(info: RasterInfo, index: int) -> Feature:
     return Feature(name, "", spectral.wavelength_um if spectral else None)
 
 
-def index_formula(name: str) -> indices.Formula:
-    """The formula of a named index.
+def index_formula(text: str) -> tuple[str, indices.Formula]:
+    """Name and formula of an index: a published one by its name, or a user's own, `NAME = formula`.
 
     Raises:
-        EngineError: there is no such index.
+        EngineError: there is no such index, or the formula cannot be read.
     """
-    if name not in indices.BY_NAME:
-        raise EngineError(f"The index {name} is not known", "INDICES", f"use {', '.join(indices.BY_NAME)}")
-    return indices.Formula(indices.BY_NAME[name].formula)
+    if text in indices.BY_NAME:
+        return text, indices.Formula(indices.BY_NAME[text].formula)
+    if text.isidentifier():
+        raise EngineError(f"The index {text} is not known", "INDICES", f"use {', '.join(indices.BY_NAME)}")
+    return indices.parse_user_formula(text)
 
 
 def band_for(common_name: str, known: Mapping[str, int], have: str, index_name: str) -> int:

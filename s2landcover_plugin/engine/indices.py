@@ -1,102 +1,21 @@
-"""Spectral indices as data, and a small evaluator for their formulas."""
+"""The evaluator for formulas of spectral indices, and the formulas that a user may ask for by name."""
 
 from __future__ import annotations
 
 import ast
 import operator
-from dataclasses import dataclass
 from typing import Any, Callable, Mapping
 
 import numpy as np
 
 from .errors import EngineError
+from .index_table import INDICES
 from .sentinel2 import BY_COMMON_NAME
+from .sentinel2 import BY_NAME as BAND_BY_NAME
 
 NODATA = -9999.0
 
 
-@dataclass(frozen=True)
-class SpectralIndex:
-    """One published index. Names in the formula are STAC common names and stand for reflectance, 0 to 1."""
-
-    name: str
-    title: str
-    formula: str
-    range: str
-    source: str
-
-
-INDICES = (
-    SpectralIndex(
-        "NDVI", "Normalized difference vegetation index", "(nir - red) / (nir + red)", "-1 to 1", "Rouse et al. 1974, NASA SP-351"
-    ),
-    SpectralIndex(
-        "EVI",
-        "Enhanced vegetation index",
-        "2.5 * (nir - red) / (nir + 6 * red - 7.5 * blue + 1)",
-        "about -1 to 1",
-        "Huete et al. 2002, Remote Sens. Environ. 83",
-    ),
-    SpectralIndex(
-        "SAVI", "Soil-adjusted vegetation index", "1.5 * (nir - red) / (nir + red + 0.5)", "-1 to 1", "Huete 1988, Remote Sens. Environ. 25"
-    ),
-    SpectralIndex(
-        "MSAVI",
-        "Modified soil-adjusted vegetation index",
-        "(2 * nir + 1 - ((2 * nir + 1) ** 2 - 8 * (nir - red)) ** 0.5) / 2",
-        "-1 to 1",
-        "Qi et al. 1994, Remote Sens. Environ. 48",
-    ),
-    SpectralIndex(
-        "GNDVI",
-        "Green normalized difference vegetation index",
-        "(nir - green) / (nir + green)",
-        "-1 to 1",
-        "Gitelson et al. 1996, Remote Sens. Environ. 58",
-    ),
-    SpectralIndex(
-        "NDRE",
-        "Normalized difference red edge",
-        "(nir08 - rededge1) / (nir08 + rededge1)",
-        "-1 to 1",
-        "Barnes et al. 2000, Proc. 5th Int. Conf. Precision Agriculture",
-    ),
-    SpectralIndex(
-        "NDWI", "Normalized difference water index", "(green - nir) / (green + nir)", "-1 to 1", "McFeeters 1996, Int. J. Remote Sens. 17"
-    ),
-    SpectralIndex(
-        "MNDWI",
-        "Modified normalized difference water index",
-        "(green - swir16) / (green + swir16)",
-        "-1 to 1",
-        "Xu 2006, Int. J. Remote Sens. 27",
-    ),
-    SpectralIndex(
-        "NDMI", "Normalized difference moisture index", "(nir - swir16) / (nir + swir16)", "-1 to 1", "Gao 1996, Remote Sens. Environ. 58"
-    ),
-    SpectralIndex(
-        "NDBI",
-        "Normalized difference built-up index",
-        "(swir16 - nir) / (swir16 + nir)",
-        "-1 to 1",
-        "Zha et al. 2003, Int. J. Remote Sens. 24",
-    ),
-    SpectralIndex(
-        "BSI",
-        "Bare soil index",
-        "((swir16 + red) - (nir + blue)) / ((swir16 + red) + (nir + blue))",
-        "-1 to 1",
-        "Rikimaru et al. 2002, Tropical Ecology 43",
-    ),
-    SpectralIndex("NBR", "Normalized burn ratio", "(nir - swir22) / (nir + swir22)", "-1 to 1", "Key and Benson 2006, USDA RMRS-GTR-164"),
-    SpectralIndex(
-        "NDSI",
-        "Normalized difference snow index",
-        "(green - swir16) / (green + swir16)",
-        "-1 to 1",
-        "Hall et al. 1995, Remote Sens. Environ. 54",
-    ),
-)
 BY_NAME = {index.name: index for index in INDICES}
 
 _BINARY: dict[type, Callable[[Any, Any], Any]] = {
@@ -129,8 +48,8 @@ class Formula:
             return self._names(node.left) + self._names(node.right)
         if isinstance(node, ast.UnaryOp) and type(node.op) in _UNARY:
             return self._names(node.operand)
-        if isinstance(node, ast.Name) and node.id in BY_COMMON_NAME:
-            return [node.id]
+        if isinstance(node, ast.Name) and _common_name(node.id):
+            return [_common_name(node.id)]
         if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and not isinstance(node.value, bool):
             return []
         raise EngineError(
@@ -150,9 +69,32 @@ class Formula:
         if isinstance(node, ast.UnaryOp):
             return _UNARY[type(node.op)](self._value(node.operand, reflectance))
         if isinstance(node, ast.Name):
-            return reflectance[node.id]
+            return reflectance[_common_name(node.id)]
         # numpy's numbers overflow to infinity; Python's would take forever on 9 ** 9 ** 9
         return np.float64(node.value) if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) else np.nan
+
+
+def _common_name(name: str) -> str:
+    """`red` for `red` and `B04`; empty for what is no band."""
+    if name.upper() in BAND_BY_NAME:
+        return BAND_BY_NAME[name.upper()].common_name
+    return name if name in BY_COMMON_NAME else ""
+
+
+def parse_user_formula(text: str) -> tuple[str, Formula]:
+    """A user's index: `NAME = formula`, or a formula alone, which is then called CUSTOM.
+
+    Raises:
+        EngineError: the formula cannot be read, or the name is that of a published index.
+    """
+    name, equals, formula = (part.strip() for part in text.partition("="))
+    if not equals:
+        name, formula = "CUSTOM", name
+    if not name or name in BY_NAME:
+        raise EngineError(
+            f"{name or 'Nothing'} is no name for a formula of your own", f"FORMULA {text}", "write it like MYINDEX = (nir - red) / nir"
+        )
+    return name, Formula(formula)
 
 
 def index_help() -> str:

@@ -215,8 +215,7 @@ def _index_space(sources: Sequence[BandSource], names: Sequence[str]) -> Feature
     planes = {sentinel2.BY_NAME[s.name].common_name: i for i, s in enumerate(sources) if s.name in sentinel2.BY_NAME}
     have = ", ".join(source.name for source in sources)
     features = []
-    for name in names:
-        formula = index_formula(name)
+    for name, formula in map(index_formula, dict.fromkeys(names)):
         for band in formula.bands:
             planes[band] = band_for(band, planes, have, name)
         features.append(Feature(name, formula.text))
