@@ -16,6 +16,7 @@ from osgeo import gdal, ogr
 from demo.qgis import environment, results, run_process
 
 from .conftest import SHARED, read, write_raster
+from .test_safe import L2A_NEW, make_product  # noqa: F401
 
 ROOT = Path(__file__).resolve().parent.parent
 EXTENT = "501005,504005,5196005,5199005 [EPSG:32633]"
@@ -176,6 +177,12 @@ def test_bandstack_of_real_band_files(t48que, tmp_path):
     dataset = gdal.Open(target)
     assert [dataset.GetRasterBand(i).GetDescription() for i in (1, 2, 3)] == ["B08", "B04", "B12"]
     np.testing.assert_array_equal(dataset.GetRasterBand(1).ReadAsArray(), read(next(p for p in t48que if p.stem == "B08"))[0])
+
+
+def test_bandstack_reads_a_product(make_product, tmp_path):  # noqa: F811
+    folder, _ = make_product(L2A_NEW, 1000)
+    found = run("bandstack", {"PRODUCT": str(folder), "BANDS": "B04,B08", "INDICES": "NDVI", "OUTPUT": str(tmp_path / "p.tif")})
+    assert found["BAND_COUNT"] == "3" and read(tmp_path / "p.tif").shape == (3, 120, 120)
 
 
 def test_help_has_formulas_and_sources():

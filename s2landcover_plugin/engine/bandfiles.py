@@ -17,6 +17,7 @@ from .options import check_options, option
 from .progress import Progress
 from .radiometry import decide_for_file, look_at_pixels, weigh
 from .raster import describe
+from .safe import product_sources
 from .stack import (
     OFFSET_POLICIES,
     RESAMPLING_OPTION_HELP,
@@ -64,19 +65,32 @@ class StackReport:
     valid_share: float
 
 
-def run_stack(inputs: Sequence[str], output: str, options: StackOptions, aoi: Aoi | None, progress: Progress) -> StackReport:
-    """Stack band files (one band each, or many) on one grid.
+def run_stack(
+    inputs: Sequence[str], output: str, options: StackOptions, aoi: Aoi | None, progress: Progress, *, product: str = ""
+) -> StackReport:
+    """Stack band files (one band each, or many), or the bands of a Sentinel-2 product, on one grid.
+
+    Args:
+        inputs: band files; none where a product is given.
+        product: a .SAFE folder, its .zip, or its metadata file.
 
     Raises:
         EngineError: a file cannot be read, a named band is missing or there twice, or the area lies outside the files.
     """
     check_options(options)
-    found = _all_sources(inputs, options.offset_policy)
+    if product and inputs:
+        raise EngineError("Band files and a product are given", "INPUTS, PRODUCT", "leave one of them out")
+    if product:
+        found = {source.name: source for source in product_sources(product, options.offset_policy, options.bands)}
+    else:
+        found = _all_sources(inputs, options.offset_policy)
     sources = _checked(_chosen(found, options.bands), options.offset_policy, progress)
     scl = found.get(sentinel2.SCL) if options.mask_clouds else None
     if options.mask_clouds and scl is None:
         raise EngineError(
-            "Clouds cannot be masked without the scene classification", "MASK_CLOUDS, INPUTS", "add the SCL file to the inputs"
+            "Clouds cannot be masked without the scene classification",
+            "MASK_CLOUDS, INPUTS",
+            "add the SCL file to the inputs (Level-1C products have none)",
         )
     grid = _cropped(stack_grid({source.name: source.info.grid for source in sources}, int(options.resolution)), aoi)
     tell_assumptions(sources, progress)
@@ -85,13 +99,13 @@ def run_stack(inputs: Sequence[str], output: str, options: StackOptions, aoi: Ao
     with OutputFiles(inputs) as files:
         share = write_stack(plan, files.path(output), progress)
         if share == 0:
-            raise EngineError("The stack has no valid pixel", ", ".join(inputs), "choose an area with data: DN 0 is nodata")
+            raise EngineError("The stack has no valid pixel", product or ", ".join(inputs), "choose an area with data: DN 0 is nodata")
     return StackReport((*(source.name for source in sources), *options.indices), grid, share)
 
 
 def _all_sources(inputs: Sequence[str], offset_policy: str) -> dict[str, BandSource]:
     if not inputs:
-        raise EngineError("There is nothing to stack", "INPUTS", "choose at least one raster")
+        raise EngineError("There is nothing to stack", "INPUTS and PRODUCT", "choose band files, or a product")
     found: dict[str, BandSource] = {}
     for path in inputs:
         for source in file_sources(path, offset_policy):

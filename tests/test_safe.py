@@ -1,0 +1,179 @@
+"""SAFE products: real metadata with small JPEG 2000 images written into their places."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from osgeo import gdal, osr
+
+from s2landcover_plugin.engine.bandfiles import StackOptions, run_stack
+from s2landcover_plugin.engine.errors import EngineError
+from s2landcover_plugin.engine.progress import Progress
+from s2landcover_plugin.engine.safe import read_product
+
+from .conftest import read, shared_data
+
+L2A_OLD = "S2A_MSIL2A_20190212T192651_N0212_R013_T07HFE_20201007T160857.SAFE"
+L2A_NEW = "S2B_MSIL2A_20220413T150759_N0400_R025_T33XWJ_20220414T082126.SAFE"
+L1C = "S2A_MSIL1C_20210908T042701_N0301_R133_T46RER_20210908T070248.SAFE"
+SIDE_M = 1200
+
+
+def write_jp2(path, size_m, offset):
+    """A lossless JPEG 2000 of dark random DN; returns its pixels."""
+    side = SIDE_M // size_m
+    rng = np.random.default_rng(sum(path.stem.encode()))
+    data = np.clip(rng.gamma(2, 200, (side, side)), 1, 9000).astype(np.uint16) + np.uint16(offset)
+    data[0, 0] = 0
+    if "_SCL_" in path.name:
+        data = np.full((side, side), 4, np.uint8)
+        data[:2] = 9
+    memory = gdal.GetDriverByName("MEM").Create("", side, side, 1, gdal.GDT_Byte if data.dtype == np.uint8 else gdal.GDT_UInt16)
+    reference = osr.SpatialReference()
+    reference.ImportFromEPSG(32633)
+    memory.SetGeoTransform((500040, size_m, 0, 5200020, 0, -size_m))
+    memory.SetProjection(reference.ExportToWkt())
+    memory.GetRasterBand(1).WriteArray(data)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    options = ["REVERSIBLE=YES", "QUALITY=100", "YCBCR420=NO"]
+    gdal.GetDriverByName("JP2OpenJPEG").CreateCopy(str(path), memory, options=options)
+    return data
+
+
+@pytest.fixture
+def make_product(tmp_path):
+    """Build a product from real metadata: (folder, {file stem: pixels})."""
+
+    def make(name, offset):
+        source = shared_data("safe_metadata") / name
+        folder = tmp_path / name
+        folder.mkdir()
+        metadata = next(source.glob("MTD_MSIL*.xml"))
+        shutil.copy(metadata, folder)
+        pixels = {}
+        for image in re.findall(r"<IMAGE_FILE>([^<]*)<", metadata.read_text()):
+            stem = Path(image).name
+            stated = re.search(r"_(10|20|60)m$", stem)
+            native = {"B02": 10, "B03": 10, "B04": 10, "B08": 10, "B01": 60, "B09": 60, "B10": 60}
+            size = int(stated[1]) if stated else native.get(stem.rsplit("_", 1)[-1], 20)
+            pixels[stem] = write_jp2(folder / f"{image}.jp2", size, offset)
+        return folder, pixels
+
+    return make
+
+
+def pixels_of(pixels, ending):
+    return next(data for stem, data in pixels.items() if stem.endswith(ending)).astype(int)
+
+
+@pytest.mark.parametrize(("name", "offset", "baseline"), [(L2A_OLD, 0, "02.12"), (L2A_NEW, 1000, "04.00")])
+def test_level_2a_folder_zip_and_metadata_file_give_the_same_stack(make_product, tmp_path, name, offset, baseline, messages):
+    folder, pixels = make_product(name, offset)
+    archive = tmp_path / "product.zip"
+    with zipfile.ZipFile(archive, "w") as target:
+        for file in folder.rglob("*"):
+            target.write(file, file.relative_to(tmp_path))
+    product = read_product(str(folder))
+    assert (product.baseline, product.quantification, product.name) == (baseline, 10000, name)
+    assert set(product.offsets.values()) == ({-1000.0} if offset else set())
+    for number, path in enumerate((folder, archive, folder / "MTD_MSIL2A.xml")):
+        report = run_stack([], str(tmp_path / f"s{number}.tif"), StackOptions(), None, messages.progress, product=str(path))
+        assert len(report.bands) == 12
+    assert messages.warnings == []
+    first = read(tmp_path / "s0.tif")
+    for number in (1, 2):
+        np.testing.assert_array_equal(read(tmp_path / f"s{number}.tif"), first)
+    red = pixels_of(pixels, "_B04_10m")
+    np.testing.assert_array_equal(first[3], np.where(red > 0, np.maximum(red - offset, 1), 0))
+    dataset = gdal.Open(str(tmp_path / "s0.tif"))
+    assert dataset.GetMetadataItem("S2LC_SCENES") == name
+    assert dataset.GetRasterBand(9).GetDescription() == "B8A"
+    run_stack([], str(tmp_path / "t.tif"), StackOptions(bands=("B11",), resolution="20"), None, Progress(), product=str(folder))
+    swir = pixels_of(pixels, "_B11_20m")
+    np.testing.assert_array_equal(read(tmp_path / "t.tif")[0], np.where(swir > 0, np.maximum(swir - offset, 1), 0))
+
+
+def test_level_1c_has_thirteen_bands_and_no_scene_classification(make_product, tmp_path):
+    folder, pixels = make_product(L1C, 0)
+    report = run_stack([], str(tmp_path / "s.tif"), StackOptions(), None, Progress(), product=str(folder))
+    assert len(report.bands) == 13 and "B10" in report.bands
+    np.testing.assert_array_equal(read(tmp_path / "s.tif")[7], pixels_of(pixels, "_B08"))
+    with pytest.raises(EngineError, match="Level-1C products have none"):
+        run_stack([], str(tmp_path / "m.tif"), StackOptions(mask_clouds=True), None, Progress(), product=str(folder))
+
+
+def test_clouds_are_masked_by_the_products_own_classification(make_product, tmp_path):
+    folder, _ = make_product(L2A_NEW, 1000)
+    run_stack([], str(tmp_path / "s.tif"), StackOptions(bands=("B04",), mask_clouds=True), None, Progress(), product=str(folder))
+    red = read(tmp_path / "s.tif")[0]
+    assert not red[:4].any() and red[4:].all()
+
+
+def test_missing_band_files_are_named(make_product, tmp_path):
+    folder, _ = make_product(L2A_OLD, 0)
+    for file in folder.rglob("*_B12_*.jp2"):
+        file.unlink()
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(EngineError, match=r"lacks the band files T07HFE_\w+_B12_20m.*name the bands"):
+        run_stack([], str(out / "s.tif"), StackOptions(), None, Progress(), product=str(folder))
+    assert list(out.iterdir()) == []
+    assert run_stack([], str(out / "s.tif"), StackOptions(bands=("B04", "B8A")), None, Progress(), product=str(folder)).bands == (
+        "B04",
+        "B8A",
+    )
+
+
+def test_what_is_no_product_says_so(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.zip").write_text("no zip")
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as other:
+        other.writestr("a.txt", "a")
+    for name, said in (
+        ("empty", "no Sentinel-2 product"),
+        ("text.zip", "cannot be read"),
+        ("other.zip", "no Sentinel-2 product"),
+        ("gone", "no Sentinel-2 product"),
+    ):
+        with pytest.raises(EngineError, match=said):
+            read_product(str(tmp_path / name))
+    with pytest.raises(EngineError, match="leave one of them out"):
+        run_stack(["a.tif"], str(tmp_path / "s.tif"), StackOptions(), None, Progress(), product="b.zip")
+
+
+@pytest.mark.parametrize(
+    ("name", "offset"),
+    [(L2A_OLD, None), (L2A_NEW, -1000), (L1C, None), ("S2A_MSIL2A_20230625T234621_N0509_R073_T01WCS_20230626T022157.SAFE", -1000)],
+)
+def test_radiometry_of_real_metadata(name, offset):
+    product = read_product(str(shared_data("safe_metadata") / name))
+    assert product.quantification == 10000
+    assert set(product.offsets.values()) == ({offset} if offset else set())
+    assert not offset or len(product.offsets) == 13
+    assert len(product.missing) >= 13  # there are no images beside the metadata
+
+
+def test_names_before_the_compact_format_and_several_tiles(make_product, tmp_path):
+    """The older naming: long names for metadata and images, several granules in one product."""
+    folder, pixels = make_product(L1C, 0)
+    metadata = folder / "S2A_OPER_MTD_SAFL1C_PDMC_20210908T070248_R133_V20210908T042701.xml"
+    (folder / "MTD_MSIL1C.xml").rename(metadata)
+    images = next(folder.rglob("IMG_DATA"))
+    text = metadata.read_text()
+    for image in list(images.glob("*.jp2")):
+        tile, _, band = image.stem.split("_")
+        long_name = f"S2A_OPER_MSI_L1C_TL_EPA__20210908T070248_A032448_{tile}_{band}"
+        image.rename(images / f"{long_name}.jp2")
+        text = re.sub(rf"<IMAGE_FILE>[^<]*/{image.stem}</IMAGE_FILE>", f"<IMAGE_ID>{long_name}</IMAGE_ID>", text)
+    metadata.write_text(text)
+    report = run_stack([], str(tmp_path / "s.tif"), StackOptions(), None, Progress(), product=str(folder))
+    assert len(report.bands) == 13
+    np.testing.assert_array_equal(read(tmp_path / "s.tif")[3], pixels_of(pixels, "_B04"))
+    shutil.copy(next(images.glob("*_B04.jp2")), images / "S2A_OPER_MSI_L1C_TL_EPA__20210908T070248_A032448_T46REQ_B04.jp2")
+    with pytest.raises(EngineError, match="several tiles .46REQ, 46RER"):
+        read_product(str(folder))
