@@ -8,19 +8,21 @@ from .scenes import GROUP, add_scene_parameters, area_of_interest, crs_text, sea
 
 
 class StacFetch(Algorithm):
-    """One scene's bands of an area as a stack."""
+    """The bands of an area as a stack."""
 
     ID = "stacfetch"
     TITLE = "Fetch bands"
     GROUP = GROUP
     TAGS = ("stac", "cog", "download", "catalog")
     HELP = (
-        "Finds the least cloudy Sentinel-2 scene of an area in a STAC catalog and reads the bands of just that area from its "
-        "cloud-optimized GeoTIFFs.\n\n"
+        "Finds Sentinel-2 scenes of an area in a STAC catalog and reads the bands of just that area from their cloud-optimized GeoTIFFs: "
+        "of the least cloudy scene, of the newest one, of all scenes of the least cloudy day, or the median of all scenes without "
+        "clouds.\n\n"
         "The output is a stack of DN = reflectance x 10000 (UInt16, 0 = nodata, GDAL scale 0.0001) with the BOA offset of processing "
         "baseline 04.00 and later removed where it is still in the pixels; a warning tells where the darkest pixels contradict what the "
         "catalog states. It lies on the scene's own grid, snapped outwards. "
-        "Scenes that cover at least three quarters of what the best one covers compete by cloud cover.\n\n"
+        "Scenes (or days) that cover at least three quarters of what the best one covers compete by cloud cover. Of items that are the "
+        "same pixels processed twice the newest baseline is used.\n\n"
         "The ledger is a JSON file with the scenes found, the one chosen, and the radiometric decision for each band with its reason."
     )
 
@@ -33,9 +35,9 @@ class StacFetch(Algorithm):
         )
         self.add_output_raster("OUTPUT", "Bands")
         self.add_output_file("OUTPUT_LEDGER", "Ledger (JSON)", "json")
-        self.add_strings(SCENES="Scene ids", DATETIME="Date and time of the scene (UTC)")
+        self.add_strings(SCENES="Scene ids", DATETIME="Date and time (UTC), or start/end")
         self.add_numbers(
-            CLOUD_COVER="Cloud cover of the scene (%)",
+            CLOUD_COVER="Cloud cover of the scenes (%)",
             VALID_SHARE="Share of valid pixels (0 to 1)",
             BYTES_READ="Bytes read over the network",
         )
@@ -52,9 +54,9 @@ class StacFetch(Algorithm):
         return {
             "OUTPUT": output,
             "OUTPUT_LEDGER": ledger,
-            "SCENES": report.scene.id,
-            "DATETIME": report.scene.datetime,
-            "CLOUD_COVER": report.scene.cloud_cover,
+            "SCENES": ",".join(scene.id for scene in report.choice.scenes),
+            "DATETIME": report.choice.datetime,
+            "CLOUD_COVER": report.choice.cloud_cover,
             "VALID_SHARE": report.valid_share,
             "BYTES_READ": report.bytes_read,
         }

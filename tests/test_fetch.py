@@ -63,8 +63,9 @@ def test_least_cloudy_scene_pixel_for_pixel_without_a_second_offset(earth_search
         np.testing.assert_array_equal(stack.GetRasterBand(index).ReadAsArray(), expected)
     assert x0 <= 540000 < x0 + 120 and y0 - 120 < 5150000 <= y0
     ledger = json.loads((tmp_path / "o.json").read_text())
-    assert ledger["bands"]["B04"]["add_dn"] == 0 and "boa_offset_applied" in ledger["bands"]["B04"]["reason"]
-    assert ledger["scene"]["cloud_cover"] == pytest.approx(0.207328)
+    (used,) = ledger["scenes"]
+    assert used["bands"]["B04"]["add_dn"] == 0 and "boa_offset_applied" in used["bands"]["B04"]["reason"]
+    assert used["cloud_cover"] == pytest.approx(0.207328) and len(ledger["found"]) == 3
     assert "boa_offset_applied" in stack.GetMetadataItem("S2LC_RADIOMETRY")
 
 
@@ -294,10 +295,10 @@ def test_contradiction_between_rule_and_pixels_names_both(demo_root, tmp_path, m
     fetch(str(catalog), tmp_path, JUNE, FetchOptions(bands=("B02", "B04", "B12")), DEMO_AOI, progress=messages.progress)
     told = [text for text in messages.warnings if "contradict" in text]
     assert len(told) == bool(rule) and all(rule in text and "lowest DN" in text and "present" in text for text in told)
-    ledger = json.loads((tmp_path / "o.json").read_text())
-    assert ledger["bands"]["B12"]["evidence"]["pixels_say"] == "present"
-    assert ledger["bands"]["B12"]["add_dn"] == (0 if rule else -1000)
-    assert 900 < ledger["bands"]["B12"]["evidence"]["lowest_dn"] < 1300
+    swir = json.loads((tmp_path / "o.json").read_text())["scenes"][0]["bands"]["B12"]
+    assert swir["evidence"]["pixels_say"] == "present"
+    assert swir["add_dn"] == (0 if rule else -1000)
+    assert 900 < swir["evidence"]["lowest_dn"] < 1300
 
 
 PRIOR_READ = """

@@ -24,6 +24,7 @@ from .stack import (
     RESAMPLINGS,
     RESOLUTIONS,
     BandSource,
+    SceneBands,
     StackPlan,
     stack_grid,
     stack_metadata,
@@ -95,7 +96,8 @@ def run_stack(
     grid = _cropped(stack_grid({source.name: source.info.grid for source in sources}, int(options.resolution)), aoi)
     tell_assumptions(sources, progress)
     metadata = stack_metadata("bandstack", sources, {"S2LC_PARAMETERS": json.dumps(asdict(options)), **_inherited(sources)})
-    plan = StackPlan(tuple(sources), grid, options.resampling, metadata, scl, sentinel2.CLOUD_CLASSES, options.indices)
+    scene = SceneBands(tuple(sources), scl)
+    plan = StackPlan((scene,), grid, options.resampling, metadata, sentinel2.CLOUD_CLASSES, index_names=options.indices)
     with OutputFiles(inputs) as files:
         share = write_stack(plan, files.path(output), progress)
         if share == 0:

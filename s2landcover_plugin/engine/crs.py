@@ -162,23 +162,42 @@ class Aoi:
         """The rectangle in degrees that covers the area."""
         return _hull(self.lonlat_ring())
 
-    def share_inside(self, geometry: str) -> float:
-        """The share of the area, 0 to 1, that a GeoJSON geometry in degrees covers."""
+    def share_inside(self, *geometries: str) -> float:
+        """The share of the area, 0 to 1, that GeoJSON geometries in degrees cover together."""
         ring = self.lonlat_ring()
         outline = ogr.Geometry(ogr.wkbLinearRing)
         for x, y in [*ring, ring[0]]:
             outline.AddPoint_2D(x, y)
         polygon = ogr.Geometry(ogr.wkbPolygon)
         polygon.AddGeometry(outline)
-        footprint = _geometry(geometry)
-        if footprint is None or polygon.GetArea() <= 0:
+        together = None
+        for geometry in geometries:
+            footprint = _geometry(geometry)
+            if footprint is not None:
+                together = footprint if together is None else together.Union(footprint)
+        if together is None or polygon.GetArea() <= 0:
             return 0.0
-        with quiet_gdal():
-            try:
-                common = polygon.Intersection(footprint if footprint.IsValid() else footprint.MakeValid())
-            except (RuntimeError, ValueError):  # a ring of one point cannot be made valid
-                common = None
-        return min(common.GetArea() / polygon.GetArea(), 1.0) if common is not None else 0.0
+        common = _common_area(polygon, together)
+        return min(common / polygon.GetArea(), 1.0)
+
+
+def overlap(first: str, second: str) -> float:
+    """Area that two GeoJSON geometries share, as a share of the smaller one."""
+    shapes = [_geometry(text) for text in (first, second)]
+    areas = [shape.GetArea() for shape in shapes if shape is not None]
+    if len(areas) < 2 or min(areas) <= 0:
+        return 0.0
+    return _common_area(*shapes) / min(areas)
+
+
+def _common_area(first: ogr.Geometry, second: ogr.Geometry) -> float:
+    with quiet_gdal():
+        try:
+            valid = [shape if shape.IsValid() else shape.MakeValid() for shape in (first, second)]
+            common = valid[0].Intersection(valid[1])
+        except (RuntimeError, ValueError):  # a ring of one point cannot be made valid
+            return 0.0
+    return float(common.GetArea()) if common is not None else 0.0
 
 
 def source_pixels_per_pixel(target: Grid, source: Grid) -> tuple[float, float]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from . import http, sentinel2
+from .choosing import SELECTIONS, Choice, choose
 from .crs import Aoi, same_crs, source_pixels_per_pixel, wkt
 from .errors import EngineError
 from .files import OutputFiles
@@ -17,15 +18,16 @@ from .geotiff import copy_window
 from .grid import Bounds, Grid, Window
 from .options import check_options, option
 from .progress import Progress
-from .radiometry import decide, look_at_pixels, weigh
+from .radiometry import RadiometricDecision, decide, look_at_pixels, weigh
 from .raster import REMOTE_DRIVERS, describe
-from .stac import DEFAULT_COLLECTION, Scene, SearchOptions, band_assets, catalog_address, find_scenes, least_cloudy
+from .stac import DEFAULT_COLLECTION, BandAsset, Scene, SearchOptions, band_assets, catalog_address, find_scenes
 from .stack import (
     OFFSET_POLICIES,
     RESAMPLING_OPTION_HELP,
     RESAMPLINGS,
     RESOLUTIONS,
     BandSource,
+    SceneBands,
     StackPlan,
     resampling_for,
     stack_grid,
@@ -40,8 +42,6 @@ CONNECTIONS = 8
 """Bands read at the same time."""
 MARGIN_PX = 2
 """Pixels read around the area of bands that are resampled, so that they have their neighbours (cubic reaches 2)."""
-COVERAGE = 0.75
-"""Scenes that cover at least this share of what the best one covers compete by cloud cover alone."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,10 @@ class FetchOptions:
     resolution: str = option("10", "Resolution (m)", "Grid of the 10, 20 or 60 m bands of the scene.", choices=RESOLUTIONS)
     selection: str = option(
         "least-cloudy",
-        "Which scene",
-        "least-cloudy: the scene with the smallest cloud cover among those that cover the area. newest: the latest of them.",
-        choices=("least-cloudy", "newest"),
+        "Which scenes",
+        "least-cloudy: the scene with the smallest cloud cover among those that cover the area. newest: the latest of them. mosaic: all "
+        "scenes of the least cloudy day. median: the median of all scenes, clouds masked by the scene classification.",
+        choices=SELECTIONS,
     )
     mask_clouds: bool = option(False, "Mask clouds", "Set the scene classes chosen below to nodata.")
     mask_classes: tuple[str, ...] = option(
@@ -87,36 +88,38 @@ class FetchOptions:
 class FetchReport:
     """What was fetched."""
 
-    scene: Scene
+    choice: Choice
     bands: tuple[str, ...]
     grid: Grid
     valid_share: float
     bytes_read: int
 
+    @property
+    def scene(self) -> Scene:
+        """The scene, or the preferred one of several."""
+        return self.choice.scenes[0]
 
-def choose_scene(scenes: list[Scene], selection: str, progress: Progress) -> Scene:
-    """One scene out of those found: enough of the area covered first, then cloud cover or date."""
-    best = max(scene.aoi_share for scene in scenes)
-    enough = [scene for scene in scenes if scene.aoi_share >= COVERAGE * best]
-    key = least_cloudy if selection == "least-cloudy" else lambda s: (0.0, least_cloudy(s)[1])
-    scene = min(enough, key=key)
-    cloud = "unknown" if scene.cloud_cover is None else f"{scene.cloud_cover:.2f} %"
-    progress.info(
-        f"Scene {scene.id} of {scene.datetime} chosen from {len(scenes)}: cloud cover {cloud}, {100 * scene.aoi_share:.1f} % of the area."
-    )
-    if scene.aoi_share < 0.999:
-        progress.warn(f"The scene {scene.id} covers {100 * scene.aoi_share:.1f} % of the area; the rest is nodata.")
-    return scene
+
+@dataclass(frozen=True)
+class _SceneFiles:
+    """One scene on the way from the catalog to the stack."""
+
+    scene: Scene
+    assets: dict[str, BandAsset]
+    paths: dict[str, str]
+    """Band -> what GDAL reads."""
+    local: dict[str, str]
+    """Band -> the copy of its window."""
 
 
 def run_fetch(
     search: SearchOptions, options: FetchOptions, aoi: Aoi, output: str, ledger: str, target_crs: str, progress: Progress
 ) -> FetchReport:
-    """Find scenes, choose one, and write the bands of the area as one stack.
+    """Find scenes, choose among them, and write the bands of the area as one stack.
 
     Args:
         ledger: JSON with every decision, empty: none.
-        target_crs: CRS of the output, empty: the scene's own.
+        target_crs: CRS of the output, empty: that of the scene that covers most of the area.
 
     Raises:
         EngineError: no scene, a missing band, an unreachable server, an area that is too large, or no valid pixel in it.
@@ -128,34 +131,31 @@ def run_fetch(
     scenes = find_scenes(search, aoi, progress.part(0, 0.1))
     if not scenes:
         raise _no_scene(search)
-    scene = choose_scene(scenes, options.selection, progress)
+    choice = choose(scenes, options.selection, aoi, progress)
     with OutputFiles() as files:
         destination = files.path(output)
-        folder = files.folder(output)
-        grid, local, decided, spent = _fetch_bands(
-            scene, options, aoi, target_crs, folder, catalog_address(search), progress.part(0.1, 0.7)
-        )
-        sources = [local[name] for name in dict.fromkeys(options.bands)]
-        tell_assumptions(sources, progress)
-        scl = local.get(sentinel2.SCL) if options.mask_clouds else None
+        folder = Path(files.folder(output))
+        parts = [_scene_files(scene, options, folder / str(i), catalog_address(search)) for i, scene in enumerate(choice.scenes)]
+        grid, spent = _copy_windows(parts, options, aoi, target_crs, progress.part(0.1, 0.7))
+        decided = {part.scene.id: _decisions(part, options, progress) for part in parts}
         facts = {
-            "S2LC_SCENES": scene.id,
-            "S2LC_DATETIME": scene.datetime,
+            "S2LC_SCENES": ",".join(scene.id for scene in choice.scenes),
+            "S2LC_DATETIME": choice.datetime,
             "S2LC_PARAMETERS": json.dumps({**asdict(search), **asdict(options)}),
         }
-        metadata = stack_metadata("stacfetch", sources, facts)
-        classes = tuple(int(code) for code in options.mask_classes)
-        plan = StackPlan(tuple(sources), grid, options.resampling, metadata, scl, classes)
+        plan = _plan(parts, decided, grid, options, facts)
+        for scene in plan.scenes:
+            tell_assumptions(scene.sources, progress)
         share = write_stack(plan, destination, progress.part(0.7, 1.0))
         if share == 0:
             raise EngineError(
-                "The scene has no valid pixel in the area",
-                scene.id,
+                "There is no valid pixel in the area",
+                facts["S2LC_SCENES"],
                 "choose another date or a larger cloud cover, or switch MASK_CLOUDS off",
             )
-        report = FetchReport(scene, options.bands, grid, share, spent)
+        report = FetchReport(choice, options.bands, grid, share, spent)
         if ledger:
-            files.write_text(ledger, _ledger(report, scenes, decided, catalog_address(search)))
+            files.write_text(ledger, _ledger(report, scenes, parts, decided, catalog_address(search)))
     progress.info(f"{spent / 1e6:.2f} MB read over the network.")
     return report
 
@@ -171,61 +171,68 @@ def _no_scene(search: SearchOptions) -> EngineError:
     )
 
 
-def _needed(options: FetchOptions) -> list[str]:
-    extra = [sentinel2.SCL] if options.mask_clouds and sentinel2.SCL not in options.bands else []
-    return [*options.bands, *extra]
+def _scene_files(scene: Scene, options: FetchOptions, folder: Path, catalog: str) -> _SceneFiles:
+    masks = options.mask_clouds or options.selection == "median"
+    needed = dict.fromkeys([*options.bands, *([sentinel2.SCL] if masks else [])])
+    assets = band_assets(scene, needed)
+    folder.mkdir()
+    paths = {name: http.gdal_path(asset.href, catalog) for name, asset in assets.items()}
+    return _SceneFiles(scene, assets, paths, {name: str(folder / f"{name}.tif") for name in assets})
 
 
-def _fetch_bands(
-    scene: Scene, options: FetchOptions, aoi: Aoi, target_crs: str, folder: str, catalog: str, progress: Progress
-) -> tuple[Grid, dict[str, BandSource], dict[str, Any], int]:
-    """Copy the window of every band into `folder`, several at a time.
+def _copy_windows(parts: list[_SceneFiles], options: FetchOptions, aoi: Aoi, target_crs: str, progress: Progress) -> tuple[Grid, int]:
+    """Copy the window of every band of every scene, several at a time.
 
     Returns:
-        the output grid, band sources over the local copies, the decisions for the ledger, and the bytes read over the network.
+        the output grid, and the bytes read over the network.
     """
-    assets = band_assets(scene, _needed(options))
-    paths = {name: http.gdal_path(asset.href, catalog) for name, asset in assets.items()}
-    decisions = {name: decide(scene.properties, asset.asset, scene.product, options.offset_policy) for name, asset in assets.items()}
+    paths = {f"{number} {name}": path for number, part in enumerate(parts) for name, path in part.paths.items()}
+    targets = {f"{number} {name}": path for number, part in enumerate(parts) for name, path in part.local.items()}
     shares = dict.fromkeys(paths, 0.0)
     stopped = threading.Event()
     before = http.bytes_downloaded(paths.values())
     pool = ThreadPoolExecutor(CONNECTIONS, initializer=http.prepare_thread)
     try:
-        opened = {name: pool.submit(_grid_of, path) for name, path in paths.items()}
-        grids = gather(opened, progress, lambda: 0.0)
-        grid = _output_grid(grids, options, aoi, target_crs)
-        windows = {name: _window_for(grid, each, name, options, scene.id) for name, each in grids.items()}
+        grids = gather({key: pool.submit(_grid_of, path) for key, path in paths.items()}, progress, lambda: 0.0)
+        lead = max(range(len(parts)), key=lambda number: parts[number].scene.aoi_share)
+        grid = _output_grid({name: grids[f"{lead} {name}"] for name in parts[lead].paths}, options, aoi, target_crs)
+        windows = {}
+        for key, each in grids.items():
+            number, name = key.split(" ")
+            windows[key] = _window_for(grid, each, name, options, parts[int(number)].scene.id)
         _refuse_huge(sum(w.width * w.height for w in windows.values()), options.max_megabytes)
-        copies = {}
-        for name, path in paths.items():
-            copies[name] = pool.submit(copy_window, path, windows[name], _local(folder, name), _watcher(shares, name, stopped))
+        copies = {
+            key: pool.submit(copy_window, path, windows[key], targets[key], _watcher(shares, key, stopped)) for key, path in paths.items()
+        }
         gather(copies, progress, lambda: sum(shares.values()) / len(shares))
     finally:
         # after a failure or a cancel nobody waits for a transfer that hangs: it ends by its time limit
         stopped.set()
         pool.shutdown(wait=False, cancel_futures=True)
-    spent = http.bytes_downloaded(paths.values()) - before
-    pixels = look_at_pixels({name: (_local(folder, name), 1) for name in paths if name != sentinel2.SCL})
-    decisions = weigh(decisions, pixels, scene.id, options.offset_policy, progress)
-    local = {name: BandSource(name, describe(_local(folder, name)), 1, decisions[name]) for name in paths}
-    ledger = {
-        name: {
-            "href": assets[name].href,
-            "gain": d.gain,
-            "add_dn": d.add_dn,
-            "reason": d.reason,
-            "evidence": d.evidence,
-            "certain": d.certain,
-        }
-        for name, d in decisions.items()
-        if name != sentinel2.SCL
-    }
-    return grid, local, ledger, spent
+    return grid, http.bytes_downloaded(paths.values()) - before
 
 
-def _local(folder: str, name: str) -> str:
-    return str(Path(folder) / f"{name}.tif")
+def _decisions(part: _SceneFiles, options: FetchOptions, progress: Progress) -> dict[str, RadiometricDecision]:
+    """The radiometric decision for every band of a scene, checked against its pixels."""
+    scene = part.scene
+    decisions = {name: decide(scene.properties, asset.asset, scene.product, options.offset_policy) for name, asset in part.assets.items()}
+    spectral = {name: decision for name, decision in decisions.items() if name != sentinel2.SCL}
+    pixels = look_at_pixels({name: (part.local[name], 1) for name in spectral})
+    return {**decisions, **weigh(spectral, pixels, scene.id, options.offset_policy, progress)}
+
+
+def _plan(
+    parts: list[_SceneFiles], decided: dict[str, dict[str, RadiometricDecision]], grid: Grid, options: FetchOptions, facts: dict[str, str]
+) -> StackPlan:
+    median = options.selection == "median"
+    scenes = []
+    for part in parts:
+        local = {name: BandSource(name, describe(path), 1, decided[part.scene.id][name]) for name, path in part.local.items()}
+        sources = tuple(local[name] for name in dict.fromkeys(options.bands))
+        scenes.append(SceneBands(sources, local.get(sentinel2.SCL) if options.mask_clouds or median else None))
+    metadata = stack_metadata("stacfetch", scenes[0].sources, facts)
+    classes = tuple(int(code) for code in options.mask_classes)
+    return StackPlan(tuple(scenes), grid, options.resampling, metadata, classes, "median" if median else "first")
 
 
 def _watcher(shares: dict[str, float], name: str, stopped: threading.Event) -> Callable[[float], bool]:
@@ -286,23 +293,32 @@ def _lattice_in(crs: str, base: Grid, bounds: Bounds) -> Grid:
     return Grid(trial.crs, (0.0, size, 0.0, 0.0, 0.0, -size), 1, 1)
 
 
-def _ledger(report: FetchReport, scenes: list[Scene], decided: dict[str, Any], catalog: str) -> str:
+def _ledger(
+    report: FetchReport,
+    found: list[Scene],
+    parts: list[_SceneFiles],
+    decided: dict[str, dict[str, RadiometricDecision]],
+    catalog: str,
+) -> str:
     """What was found, what was chosen and why, as JSON."""
+
+    def brief(scene: Scene) -> dict[str, Any]:
+        share = round(scene.aoi_share, 6)
+        return {"id": scene.id, "datetime": scene.datetime, "cloud_cover": scene.cloud_cover, "share_of_area": share}
+
+    def bands(part: _SceneFiles) -> dict[str, Any]:
+        spectral = {name: asset for name, asset in part.assets.items() if name != sentinel2.SCL}
+        return {name: {"href": asset.href, **asdict(decided[part.scene.id][name])} for name, asset in spectral.items()}
+
+    used = [{**brief(p.scene), "tile": p.scene.tile, "processing_baseline": p.scene.baseline, "bands": bands(p)} for p in parts]
     document = {
         "version": VERSION,
         "catalog": catalog,
-        "scene": {
-            "id": report.scene.id,
-            "datetime": report.scene.datetime,
-            "cloud_cover": report.scene.cloud_cover,
-            "tile": report.scene.tile,
-            "processing_baseline": report.scene.baseline,
-            "share_of_area": round(report.scene.aoi_share, 6),
-        },
-        "found": [
-            {"id": s.id, "datetime": s.datetime, "cloud_cover": s.cloud_cover, "share_of_area": round(s.aoi_share, 6)} for s in scenes
-        ],
-        "bands": decided,
+        "scenes": used,
+        "duplicates_left_out": [scene.id for scene in report.choice.duplicates],
+        "found": [brief(scene) for scene in found],
+        "cloud_cover": report.choice.cloud_cover,
+        "share_of_area": round(report.choice.aoi_share, 6),
         "valid_share": report.valid_share,
         "bytes_read": report.bytes_read,
     }

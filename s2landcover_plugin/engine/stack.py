@@ -87,8 +87,11 @@ def resampling_for(name: str, band_grid: Grid, grid: Grid, resampling: str) -> s
 def source_readers(sources: Sequence[BandSource], grid: Grid, resampling: str) -> StackedReader:
     """Readers that bring every band to the grid; neighbouring bands of one file are read together. DN 0 is nodata."""
     readers = []
-    how = {source.name: resampling_for(source.name, source.info.grid, grid, resampling) for source in sources}
-    for (info, method), group in itertools.groupby(sources, key=lambda source: (source.info, how[source.name])):
+
+    def key(source: BandSource) -> tuple[RasterInfo, str]:
+        return source.info, resampling_for(source.name, source.info.grid, grid, resampling)
+
+    for (info, method), group in itertools.groupby(sources, key=key):
         readers.append(RasterReader(info, [source.index for source in group], grid=grid, resampling=method, nodata=0))
     return StackedReader(readers)
 
@@ -150,6 +153,57 @@ class WithIndices(Op):
         return Block(data, np.concatenate([result.valid, defined]), result.window)
 
 
+class Composite(Op):
+    """Several scenes on one grid become one: the first valid pixel, or the median of the valid ones. Can be sent to another process.
+
+    The median of an even number of values is the mean of the two in the middle, rounded half to even. The SCL, being codes, is always
+    that of the first scene with a valid one.
+    """
+
+    def __init__(self, scenes: Sequence[tuple[ToReflectanceDn, int]], how: str) -> None:
+        """
+        Args:
+            scenes: the op of each scene and the number of planes it takes, in the order of preference.
+            how: `first` or `median`.
+        """
+        self.scenes = tuple(scenes)
+        self.how = how
+        self.outputs = scenes[0][0].outputs
+
+    def __call__(self, block: Block) -> Block:
+        data = np.asarray(block.data)
+        planes, valids, start = [], [], 0
+        for op, count in self.scenes:
+            here = slice(start, start + count)
+            result = op(Block(data[here], block.valid[here], block.window))
+            planes.append(np.asarray(result.data))
+            valids.append(result.valid)
+            start += count
+        values, valid = np.stack(planes), np.stack(valids)
+        composite = first_valid(values, valid)
+        if self.how == "median":
+            codes = [band.name == sentinel2.SCL for band in self.outputs]
+            composite = np.where(np.array(codes)[:, None, None], composite, median_of_valid(values, valid))
+        return Block(composite, valid.any(axis=0), block.window)
+
+
+def first_valid(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """(scenes, ...) values and valid -> (...): the value of the first scene that is valid there; 0 where none is."""
+    first = valid.argmax(axis=0)[np.newaxis]
+    chosen: np.ndarray = np.take_along_axis(values, first, axis=0)[0]
+    return np.where(valid.any(axis=0), chosen, values.dtype.type(0))
+
+
+def median_of_valid(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """(scenes, ...) values and valid -> (...): the median over the scenes that are valid there, rounded half to even; 0 where none is."""
+    count = valid.sum(axis=0)
+    ordered = np.sort(np.where(valid, values, np.iinfo(values.dtype).max), axis=0)
+    low = np.take_along_axis(ordered, np.maximum(count - 1, 0)[np.newaxis] // 2, axis=0)[0]
+    high = np.take_along_axis(ordered, np.minimum(count // 2, len(values) - 1)[np.newaxis], axis=0)[0]
+    middle = np.rint((low.astype(np.float64) + high) / 2).astype(values.dtype)
+    return np.where(count > 0, middle, values.dtype.type(0))
+
+
 class ValidTally:
     """A sink that counts valid pixels, per plane and of any plane but the SCL."""
 
@@ -178,18 +232,27 @@ class ValidTally:
 
 
 @dataclass(frozen=True)
+class SceneBands:
+    """The bands of one scene, and the scene classification to mask with, if any."""
+
+    sources: tuple[BandSource, ...]
+    scl: BandSource | None = None
+
+
+@dataclass(frozen=True)
 class StackPlan:
     """All that is needed to write a stack."""
 
-    sources: tuple[BandSource, ...]
+    scenes: tuple[SceneBands, ...]
+    """In the order of preference; all with the same bands."""
     grid: Grid
     resampling: str
     metadata: dict[str, str]
-    scl: BandSource | None = None
-    """The scene classification to mask with, if any."""
     mask_classes: tuple[int, ...] = ()
+    composite: str = "first"
+    """How several scenes become one: `first` or `median`."""
     index_names: tuple[str, ...] = ()
-    """Spectral indices to add; the stack is then Float32."""
+    """Spectral indices to add to a single scene; the stack is then Float32."""
 
 
 def write_stack(plan: StackPlan, path: str, progress: Progress) -> float:
@@ -198,10 +261,16 @@ def write_stack(plan: StackPlan, path: str, progress: Progress) -> float:
     Raises:
         EngineError: an index needs a band that is not among the sources.
     """
-    mask = [plan.scl] if plan.scl and plan.mask_classes else []
-    reader = source_readers([*plan.sources, *mask], plan.grid, plan.resampling)
-    stacked = ToReflectanceDn(plan.sources, plan.mask_classes if mask else ())
-    op = WithIndices(stacked, _index_space(plan.sources, plan.index_names)) if plan.index_names else stacked
+    sources: list[BandSource] = []
+    ops = []
+    for scene in plan.scenes:
+        mask = [scene.scl] if scene.scl and plan.mask_classes else []
+        ops.append((ToReflectanceDn(scene.sources, plan.mask_classes if mask else ()), len(scene.sources) + len(mask)))
+        sources += [*scene.sources, *mask]
+    op: Op = ops[0][0] if len(ops) == 1 else Composite(ops, plan.composite)
+    if plan.index_names:
+        op = WithIndices(ops[0][0], _index_space(plan.scenes[0].sources, plan.index_names))
+    reader = source_readers(sources, plan.grid, plan.resampling)
     tally = ValidTally([band.name for band in op.outputs])
     with RasterWriter(path, plan.grid, op.outputs, metadata=plan.metadata) as writer:
         run_blocks(reader, op, [writer, tally], progress=progress)
