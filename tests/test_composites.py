@@ -10,6 +10,7 @@ import pytest
 from osgeo import gdal
 
 from demo import scene as demo_scene
+from s2landcover_plugin.engine import blocks
 from s2landcover_plugin.engine.choosing import choose, without_duplicates
 from s2landcover_plugin.engine.crs import Aoi, overlap
 from s2landcover_plugin.engine.fetch import FetchOptions, run_fetch
@@ -155,3 +156,25 @@ def test_complementary_items_of_a_real_catalog_are_no_duplicates():
     chosen = choose(scenes, "mosaic", aoi, Progress())
     assert {s.id for s in chosen.scenes} >= {f["id"] for f in halves}
     assert chosen.aoi_share > max(s.aoi_share for s in scenes)
+
+
+@pytest.mark.parametrize("dilation_m", [0, 10, 15, 45])
+@pytest.mark.parametrize("block_px", [1024, 37])
+def test_mask_is_widened_by_metres_whatever_the_blocks(demo_catalog, demo_root, tmp_path, monkeypatch, dilation_m, block_px):
+    monkeypatch.setattr(blocks, "BLOCK_PX", block_px)
+    aoi = Aoi("EPSG:32633", (502000, 5196000, 504000, 5198000))
+    options = FetchOptions(bands=("B04",), mask_clouds=True, mask_dilation_m=float(dilation_m))
+    search = SearchOptions(start_date="2024-06-20", end_date="2024-06-30")
+    report = fetch(demo_catalog[0], tmp_path, search, options, aoi)
+    column, row = (502000 - demo_scene.ORIGIN[0]) // 10, (demo_scene.ORIGIN[1] - 5198000) // 10
+    scl = read(demo_root[0] / report.scene.id / "SCL.tif")[0].repeat(2, 0).repeat(2, 1)
+    here = np.isin(scl, (3, 8, 9, 10))[int(row) : int(row) + 200, int(column) : int(column) + 200]
+    reach = int(dilation_m // 10)
+    near = np.zeros_like(here)
+    padded = np.pad(here, reach)
+    for dy in range(-reach, reach + 1):
+        for dx in range(-reach, reach + 1):
+            if np.hypot(dx, dy) * 10 <= dilation_m:
+                near |= padded[reach + dy : reach + dy + 200, reach + dx : reach + dx + 200]
+    assert 0.05 < near.mean() < 0.9
+    np.testing.assert_array_equal(read(tmp_path / "o.tif")[0] == 0, near)

@@ -244,3 +244,8 @@ def row_hectares(grid: Grid) -> np.ndarray:
     e = math.sqrt(WGS84_E2)
     q = (1 - WGS84_E2) * (sine / (1 - WGS84_E2 * sine**2) + np.arctanh(e * sine) / e)
     return np.abs(np.diff(q)) * WGS84_A_M**2 / 2 * math.radians(grid.pixel_size[0]) / 1e4
+
+
+def pixel_metres(grid: Grid) -> float:
+    """Side of a square as large as a pixel in the middle of the grid, metres."""
+    return math.sqrt(float(row_hectares(grid)[grid.height // 2]) * 1e4)

@@ -66,6 +66,14 @@ class FetchOptions:
         multiple=True,
         advanced=True,
     )
+    mask_dilation_m: float = option(
+        0.0,
+        "Widen the mask by (m)",
+        "Pixels this near to a masked one of the area are masked too: haze around clouds.",
+        min=0,
+        max=5000,
+        advanced=True,
+    )
     offset_policy: str = option(
         "auto",
         "BOA offset",
@@ -232,7 +240,7 @@ def _plan(
         scenes.append(SceneBands(sources, local.get(sentinel2.SCL) if options.mask_clouds or median else None))
     metadata = stack_metadata("stacfetch", scenes[0].sources, facts)
     classes = tuple(int(code) for code in options.mask_classes)
-    return StackPlan(tuple(scenes), grid, options.resampling, metadata, classes, "median" if median else "first")
+    return StackPlan(tuple(scenes), grid, options.resampling, metadata, classes, options.mask_dilation_m, "median" if median else "first")
 
 
 def _watcher(shares: dict[str, float], name: str, stopped: threading.Event) -> Callable[[float], bool]:

@@ -9,6 +9,7 @@ from .errors import EngineError
 
 DISTRIBUTIONS = {
     "sklearn": "scikit-learn",
+    "scipy": "scipy",
     "cv2": "opencv-python-headless",
     "onnxruntime": "onnxruntime",
     "pystac_client": "pystac-client",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Sequence
 
@@ -11,10 +12,11 @@ import numpy as np
 
 from . import indices, sentinel2
 from .blocks import Block, Op, run_blocks
-from .crs import is_geographic, source_pixels_per_pixel
+from .crs import is_geographic, pixel_metres, source_pixels_per_pixel
 from .features import Feature, FeatureSpace, band_for, index_formula
 from .geotiff import OutputBand, RasterWriter
 from .grid import Grid, Window
+from .packages import require
 from .progress import Progress
 from .radiometry import REFLECTANCE_SCALE, RadiometricDecision
 from .raster import RasterInfo, RasterReader, StackedReader
@@ -103,14 +105,17 @@ class ToReflectanceDn(Op):
     behind the bands masks.
     """
 
-    def __init__(self, sources: Sequence[BandSource], mask_classes: Sequence[int] = ()) -> None:
+    def __init__(self, sources: Sequence[BandSource], mask_classes: Sequence[int] = (), dilation_px: float = 0.0) -> None:
         """
         Args:
             sources: the bands in order; with mask_classes one more plane follows them: the SCL that masks.
+            dilation_px: pixels whose centre is this near to that of a masked one are masked too.
         """
         self.outputs = tuple(source.output() for source in sources)
         self.decisions = tuple(None if source.name == sentinel2.SCL else source.decision for source in sources)
         self.mask_classes = tuple(mask_classes)
+        self.dilation_px = dilation_px if mask_classes else 0.0
+        self.halo = math.floor(self.dilation_px + 1e-9)
 
     def __call__(self, block: Block) -> Block:
         data = np.asarray(block.data)
@@ -119,11 +124,17 @@ class ToReflectanceDn(Op):
         if data.dtype.kind in "iu":
             valid = valid & (data[:count] != 0)
         if self.mask_classes:
-            valid = valid & ~np.isin(data[-1], self.mask_classes)
+            valid = valid & ~self._dilated(np.isin(data[-1], self.mask_classes) & block.valid[-1])
         planes = np.zeros((count, *data.shape[1:]), np.uint16)
         for plane, stored, ok, decision in zip(planes, data, valid, self.decisions):
             _to_dn(stored, ok, decision, plane)
         return Block(planes, valid, block.window)
+
+    def _dilated(self, masked: np.ndarray) -> np.ndarray:
+        if not self.halo or not masked.any():
+            return masked
+        distance: np.ndarray = require("scipy.ndimage").distance_transform_edt(~masked)
+        return distance <= self.dilation_px + 1e-9
 
 
 def _to_dn(stored: np.ndarray, valid: np.ndarray, decision: RadiometricDecision | None, plane: np.ndarray) -> None:
@@ -144,6 +155,7 @@ class WithIndices(Op):
         bands = tuple(replace(band, dtype="float32", nodata=indices.NODATA, scale=None) for band in stacked.outputs)
         extra = tuple(OutputBand(feature.name, "float32", indices.NODATA) for feature in space.features if feature.formula)
         self.outputs = (*bands, *extra)
+        self.halo = stacked.halo
 
     def __call__(self, block: Block) -> Block:
         result = self.stacked(block)
@@ -169,6 +181,7 @@ class Composite(Op):
         self.scenes = tuple(scenes)
         self.how = how
         self.outputs = scenes[0][0].outputs
+        self.halo = max(op.halo for op, _ in scenes)
 
     def __call__(self, block: Block) -> Block:
         data = np.asarray(block.data)
@@ -249,6 +262,7 @@ class StackPlan:
     resampling: str
     metadata: dict[str, str]
     mask_classes: tuple[int, ...] = ()
+    mask_dilation_m: float = 0.0
     composite: str = "first"
     """How several scenes become one: `first` or `median`."""
     index_names: tuple[str, ...] = ()
@@ -263,17 +277,19 @@ def write_stack(plan: StackPlan, path: str, progress: Progress) -> float:
     """
     sources: list[BandSource] = []
     ops = []
+    dilation_px = plan.mask_dilation_m / pixel_metres(plan.grid)
     for scene in plan.scenes:
         mask = [scene.scl] if scene.scl and plan.mask_classes else []
-        ops.append((ToReflectanceDn(scene.sources, plan.mask_classes if mask else ()), len(scene.sources) + len(mask)))
+        op = ToReflectanceDn(scene.sources, plan.mask_classes if mask else (), dilation_px)
+        ops.append((op, len(scene.sources) + len(mask)))
         sources += [*scene.sources, *mask]
-    op: Op = ops[0][0] if len(ops) == 1 else Composite(ops, plan.composite)
+    whole: Op = ops[0][0] if len(ops) == 1 else Composite(ops, plan.composite)
     if plan.index_names:
-        op = WithIndices(ops[0][0], _index_space(plan.scenes[0].sources, plan.index_names))
+        whole = WithIndices(ops[0][0], _index_space(plan.scenes[0].sources, plan.index_names))
     reader = source_readers(sources, plan.grid, plan.resampling)
-    tally = ValidTally([band.name for band in op.outputs])
-    with RasterWriter(path, plan.grid, op.outputs, metadata=plan.metadata) as writer:
-        run_blocks(reader, op, [writer, tally], progress=progress)
+    tally = ValidTally([band.name for band in whole.outputs])
+    with RasterWriter(path, plan.grid, whole.outputs, metadata=plan.metadata) as writer:
+        run_blocks(reader, whole, [writer, tally], progress=progress)
     if tally.valid and tally.empty:
         progress.warn(f"Without any valid pixel: {', '.join(tally.empty)}.")
     return tally.share
