@@ -197,7 +197,7 @@ class Composite(Op):
         if self.how == "median":
             codes = [band.name == sentinel2.SCL for band in self.outputs]
             composite = np.where(np.array(codes)[:, None, None], composite, median_of_valid(values, valid))
-        return Block(composite, valid.any(axis=0), block.window)
+        return Block(composite, np.asarray(valid.any(axis=0)), block.window)
 
 
 def first_valid(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
