@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -147,3 +149,49 @@ def read(path):
     """All bands of a raster, (bands, rows, cols), by GDAL."""
     data = gdal.Open(str(path)).ReadAsArray()
     return data if data.ndim == 3 else data[np.newaxis]
+
+
+SIDE_M = 1200
+
+
+def write_jp2(path, size_m, offset):
+    """A lossless JPEG 2000 of dark random DN; returns its pixels."""
+    side = SIDE_M // size_m
+    rng = np.random.default_rng(sum(path.stem.encode()))
+    data = np.clip(rng.gamma(2, 200, (side, side)), 1, 9000).astype(np.uint16) + np.uint16(offset)
+    data[0, 0] = 0
+    if "_SCL_" in path.name:
+        data = np.full((side, side), 4, np.uint8)
+        data[:2] = 9
+    memory = gdal.GetDriverByName("MEM").Create("", side, side, 1, gdal.GDT_Byte if data.dtype == np.uint8 else gdal.GDT_UInt16)
+    reference = osr.SpatialReference()
+    reference.ImportFromEPSG(32633)
+    memory.SetGeoTransform((500040, size_m, 0, 5200020, 0, -size_m))
+    memory.SetProjection(reference.ExportToWkt())
+    memory.GetRasterBand(1).WriteArray(data)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    options = ["REVERSIBLE=YES", "QUALITY=100", "YCBCR420=NO"]
+    gdal.GetDriverByName("JP2OpenJPEG").CreateCopy(str(path), memory, options=options)
+    return data
+
+
+@pytest.fixture
+def make_product(tmp_path):
+    """Build a product from real metadata: (folder, {file stem: pixels})."""
+
+    def make(name, offset):
+        source = shared_data("safe_metadata") / name
+        folder = tmp_path / name
+        folder.mkdir()
+        metadata = next(source.glob("MTD_MSIL*.xml"))
+        shutil.copy(metadata, folder)
+        pixels = {}
+        for image in re.findall(r"<IMAGE_FILE>([^<]*)<", metadata.read_text()):
+            stem = Path(image).name
+            stated = re.search(r"_(10|20|60)m$", stem)
+            native = {"B02": 10, "B03": 10, "B04": 10, "B08": 10, "B01": 60, "B09": 60, "B10": 60}
+            size = int(stated[1]) if stated else native.get(stem.rsplit("_", 1)[-1], 20)
+            pixels[stem] = write_jp2(folder / f"{image}.jp2", size, offset)
+        return folder, pixels
+
+    return make

@@ -13,6 +13,7 @@ from demo import scene as demo_scene
 from s2landcover_plugin.engine import blocks
 from s2landcover_plugin.engine.choosing import choose, without_duplicates
 from s2landcover_plugin.engine.crs import Aoi, overlap
+from s2landcover_plugin.engine.errors import EngineError
 from s2landcover_plugin.engine.fetch import FetchOptions, run_fetch
 from s2landcover_plugin.engine.progress import Progress
 from s2landcover_plugin.engine.stac import SearchOptions, find_scenes
@@ -125,6 +126,31 @@ def test_mosaic_takes_the_least_cloudy_day_that_covers_enough(tmp_path):
         item("clear", whole, tmp_path, when="2024-07-15T10:00:00Z", cloud=2),
     ]
     assert [s.id for s in fetch(catalog(tmp_path, *items), tmp_path, JULY, MOSAIC, AOI).choice.scenes] == ["clear"]
+
+
+def test_scene_without_a_pixel_in_the_area_does_not_stop_a_mosaic(tmp_path):
+    """A footprint may be more generous than the pixels."""
+    whole = item("whole", (499000, 5189000, 503000, 5192000), tmp_path, value=1100)
+    beside = item("beside", (510000, 5189000, 512000, 5192000), tmp_path, value=1200)
+    beside["geometry"] = whole["geometry"]
+    beside["properties"]["grid:code"] = "MGRS-33TXM"
+    report = fetch(catalog(tmp_path, whole, beside), tmp_path, JULY, MOSAIC, AOI)
+    assert [s.id for s in report.choice.scenes] == ["whole"] and (read(tmp_path / "o.tif") == 1100).all()
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(EngineError, match="outside the scene: beside"):
+        fetch(catalog(tmp_path, beside), out, JULY, MOSAIC, AOI)
+    assert list(out.iterdir()) == []
+
+
+def test_radiometry_of_every_scene_stands_in_the_file(tmp_path):
+    left = item("left", (499000, 5189000, 501000, 5192000), tmp_path, value=1100)
+    right = item("right", (500900, 5189000, 503000, 5192000), tmp_path, value=2200)
+    right["properties"]["earthsearch:boa_offset_applied"] = False
+    fetch(catalog(tmp_path, left, right), tmp_path, JULY, MOSAIC, AOI)
+    stated = json.loads(gdal.Open(str(tmp_path / "o.tif")).GetMetadataItem("S2LC_RADIOMETRY"))
+    assert {name: bands["B04"]["add_dn"] for name, bands in stated.items()} == {"left": 0, "right": -1000}
+    assert set(np.unique(read(tmp_path / "o.tif"))) == {1100, 1200}
 
 
 def test_mosaic_across_two_utm_zones(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Callable
 
@@ -29,6 +29,7 @@ from .stack import (
     BandSource,
     SceneBands,
     StackPlan,
+    radiometry_facts,
     resampling_for,
     stack_grid,
     stack_metadata,
@@ -144,7 +145,8 @@ def run_fetch(
         destination = files.path(output)
         folder = Path(files.folder(output))
         parts = [_scene_files(scene, options, folder / str(i), catalog_address(search)) for i, scene in enumerate(choice.scenes)]
-        grid, spent = _copy_windows(parts, options, aoi, target_crs, progress.part(0.1, 0.7))
+        grid, parts, spent = _copy_windows(parts, options, aoi, target_crs, progress.part(0.1, 0.7))
+        choice = replace(choice, scenes=tuple(part.scene for part in parts))
         decided = {part.scene.id: _decisions(part, options, progress) for part in parts}
         facts = {
             "S2LC_SCENES": ",".join(scene.id for scene in choice.scenes),
@@ -188,11 +190,16 @@ def _scene_files(scene: Scene, options: FetchOptions, folder: Path, catalog: str
     return _SceneFiles(scene, assets, paths, {name: str(folder / f"{name}.tif") for name in assets})
 
 
-def _copy_windows(parts: list[_SceneFiles], options: FetchOptions, aoi: Aoi, target_crs: str, progress: Progress) -> tuple[Grid, int]:
+def _copy_windows(
+    parts: list[_SceneFiles], options: FetchOptions, aoi: Aoi, target_crs: str, progress: Progress
+) -> tuple[Grid, list[_SceneFiles], int]:
     """Copy the window of every band of every scene, several at a time.
 
     Returns:
-        the output grid, and the bytes read over the network.
+        the output grid, the scenes that have pixels in it, and the bytes read over the network.
+
+    Raises:
+        EngineError: no scene has pixels in the area, or the area is too large.
     """
     paths = {f"{number} {name}": path for number, part in enumerate(parts) for name, path in part.paths.items()}
     targets = {f"{number} {name}": path for number, part in enumerate(parts) for name, path in part.local.items()}
@@ -204,20 +211,29 @@ def _copy_windows(parts: list[_SceneFiles], options: FetchOptions, aoi: Aoi, tar
         grids = gather({key: pool.submit(_grid_of, path) for key, path in paths.items()}, progress, lambda: 0.0)
         lead = max(range(len(parts)), key=lambda number: parts[number].scene.aoi_share)
         grid = _output_grid({name: grids[f"{lead} {name}"] for name in parts[lead].paths}, options, aoi, target_crs)
-        windows = {}
+        windows, outside = {}, set()
         for key, each in grids.items():
             number, name = key.split(" ")
-            windows[key] = _window_for(grid, each, name, options, parts[int(number)].scene.id)
+            window = _window_for(grid, each, name, options)
+            if window is None:
+                outside.add(int(number))
+            else:
+                windows[key] = window
+        used = [part for number, part in enumerate(parts) if number not in outside]
+        if not used:
+            raise EngineError("The area lies outside the scene", parts[0].scene.id, "choose an area that overlaps the scene")
+        windows = {key: window for key, window in windows.items() if int(key.split(" ")[0]) not in outside}
         _refuse_huge(sum(w.width * w.height for w in windows.values()), options.max_megabytes)
         copies = {
-            key: pool.submit(copy_window, path, windows[key], targets[key], _watcher(shares, key, stopped)) for key, path in paths.items()
+            key: pool.submit(copy_window, paths[key], window, targets[key], _watcher(shares, key, stopped))
+            for key, window in windows.items()
         }
         gather(copies, progress, lambda: sum(shares.values()) / len(shares))
     finally:
         # after a failure or a cancel nobody waits for a transfer that hangs: it ends by its time limit
         stopped.set()
         pool.shutdown(wait=False, cancel_futures=True)
-    return grid, http.bytes_downloaded(paths.values()) - before
+    return grid, used, http.bytes_downloaded(paths.values()) - before
 
 
 def _decisions(part: _SceneFiles, options: FetchOptions, progress: Progress) -> dict[str, RadiometricDecision]:
@@ -239,6 +255,9 @@ def _plan(
         sources = tuple(local[name] for name in dict.fromkeys(options.bands))
         scenes.append(SceneBands(sources, local.get(sentinel2.SCL) if options.mask_clouds or median else None))
     metadata = stack_metadata("stacfetch", scenes[0].sources, facts)
+    if len(parts) > 1:
+        each = {part.scene.id: radiometry_facts(scene.sources) for part, scene in zip(parts, scenes)}
+        metadata["S2LC_RADIOMETRY"] = json.dumps(each)
     classes = tuple(int(code) for code in options.mask_classes)
     return StackPlan(tuple(scenes), grid, options.resampling, metadata, classes, options.mask_dilation_m, "median" if median else "first")
 
@@ -256,12 +275,12 @@ def _grid_of(path: str) -> Grid:
     return describe(path, REMOTE_DRIVERS).grid
 
 
-def _window_for(grid: Grid, band_grid: Grid, name: str, options: FetchOptions, scene_id: str) -> Window:
-    """The pixels of a band file that the output needs; a margin only where they are resampled."""
+def _window_for(grid: Grid, band_grid: Grid, name: str, options: FetchOptions) -> Window | None:
+    """The pixels of a band file that the output needs, None if it has none; a margin only where they are resampled."""
     window = band_grid.window_of(Aoi(grid.crs, grid.bounds).bounds_in(band_grid.crs))
     inside = window.clipped(band_grid.width, band_grid.height)
     if not inside.width or not inside.height:
-        raise EngineError("The area lies outside the scene", scene_id, "choose an area that overlaps the scene")
+        return None
     moved = not same_crs(grid.crs, band_grid.crs)
     coarser = max(source_pixels_per_pixel(grid, band_grid)) < 1
     interpolated = coarser and resampling_for(name, band_grid, grid, options.resampling) != "nearest"

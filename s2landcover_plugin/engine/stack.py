@@ -309,12 +309,14 @@ def _index_space(sources: Sequence[BandSource], names: Sequence[str]) -> Feature
 
 def stack_metadata(algorithm: str, sources: Sequence[BandSource], facts: dict[str, str]) -> dict[str, str]:
     """Provenance of a stack for its GeoTIFF."""
-    radiometry = {
-        s.name: {"gain": s.decision.gain, "add_dn": s.decision.add_dn, "reason": s.decision.reason}
-        for s in sources
-        if s.name != sentinel2.SCL
-    }
-    return {"S2LC_ALGORITHM": algorithm, "S2LC_VERSION": VERSION, "S2LC_RADIOMETRY": json.dumps(radiometry), **facts}
+    radiometry = json.dumps(radiometry_facts(sources))
+    return {"S2LC_ALGORITHM": algorithm, "S2LC_VERSION": VERSION, "S2LC_RADIOMETRY": radiometry, **facts}
+
+
+def radiometry_facts(sources: Sequence[BandSource]) -> dict[str, dict[str, Any]]:
+    """Band -> gain, offset (DN) and reason of its decision."""
+    spectral = [source for source in sources if source.name != sentinel2.SCL]
+    return {s.name: {"gain": s.decision.gain, "add_dn": s.decision.add_dn, "reason": s.decision.reason} for s in spectral}
 
 
 def tell_assumptions(sources: Sequence[BandSource], progress: Progress) -> None:
