@@ -243,7 +243,7 @@ def test_area_of_interest_in_other_crs():
     assert (b[2] - b[0], b[3] - b[1]) == (4000, 2000)
     assert (b[0] + b[2]) / 2 == pytest.approx(500000, abs=1e-6)
     extent = Aoi("EPSG:32633", (500000, 5190000, 510000, 5200000))
-    west, south, east, north = extent.lonlat_bounds()
+    ((west, south, east, north),) = extent.lonlat_boxes()
     assert west == pytest.approx(15.0) and south < 46.87 < 46.95 < north and east > 15.13
     square = '{"type":"Polygon","coordinates":[[[15,0],[15.0657,0],[15.0657,60],[15,60],[15,0]]]}'
     assert extent.share_inside(square) == pytest.approx(0.5, abs=0.01)

@@ -77,7 +77,7 @@ def is_geographic(crs: str) -> bool:
 
 def utm_crs(longitude: float, latitude: float) -> str:
     """The WGS 84 / UTM zone of a point in degrees, as `EPSG:…`."""
-    zone = min(max(int((longitude + 180) // 6) + 1, 1), 60)
+    zone = int(((longitude + 180) % 360) // 6) + 1
     return f"EPSG:{(32600 if latitude >= 0 else 32700) + zone}"
 
 
@@ -114,6 +114,21 @@ def _hull(points: list[tuple[float, float]]) -> Bounds:
     return min(xs), min(ys), max(xs), max(ys)
 
 
+def _cover(bounds: Bounds, source: str, target: str) -> Bounds:
+    """The rectangle in another CRS that covers one; across the antimeridian longitudes go on beyond 180."""
+    points = transform_points(_ring(bounds), source, target)
+    return _hull(_unwrapped(points) if is_geographic(target) else points)
+
+
+def _unwrapped(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Points in degrees without jumps from 180 to -180; the westernmost has a longitude from -180 to below 180."""
+    xs: list[float] = []
+    for x, _ in points:
+        xs.append(x + 360 * round((xs[-1] - x) / 360) if xs else x)
+    shift = -360 * math.floor((min(xs, default=0.0) + 180) / 360)
+    return [(x + shift, y) for x, (_, y) in zip(xs, points)]
+
+
 @dataclass(frozen=True)
 class Aoi:
     """An area of interest: a rectangle in a CRS, or a box of given size around a point."""
@@ -134,13 +149,13 @@ class Aoi:
     def bounds_in(self, crs: str) -> Bounds:
         """The rectangle that covers the area in another CRS; around a point: a box of exactly the size asked for."""
         if self.bounds is not None:
-            return self.bounds if same_crs(self.crs, crs) else _hull(transform_points(_ring(self.bounds), self.crs, crs))
+            return self.bounds if same_crs(self.crs, crs) else _cover(self.bounds, self.crs, crs)
         if self.center is None:
             raise EngineError("There is no area of interest", "EXTENT and CENTER", "give one of the two")
         if not spatial_reference(crs).GetUTMZone():
             # other projections may stretch: the box is made in UTM and covered
             utm = self._utm()
-            return _hull(transform_points(_ring(self.bounds_in(utm)), utm, crs))
+            return _cover(self.bounds_in(utm), utm, crs)
         x, y = transform_points([self.center], self.crs, crs)[0]
         dx, dy = (500.0 * km for km in self.size_km)
         return x - dx, y - dy, x + dx, y + dy
@@ -150,17 +165,20 @@ class Aoi:
         return utm_crs(*transform_points([point], self.crs, "EPSG:4326")[0])
 
     def lonlat_ring(self) -> list[tuple[float, float]]:
-        """The outline in degrees, with points along the edges; not closed."""
+        """The outline in degrees, with points along the edges; not closed. Across the antimeridian longitudes go on beyond 180."""
         if self.bounds is not None:
-            return transform_points(_ring(self.bounds), self.crs, "EPSG:4326")
+            return _unwrapped(transform_points(_ring(self.bounds), self.crs, "EPSG:4326"))
         if self.center is None:
             raise EngineError("There is no area of interest", "EXTENT and CENTER", "give one of the two")
         utm = self._utm()
-        return transform_points(_ring(self.bounds_in(utm)), utm, "EPSG:4326")
+        return _unwrapped(transform_points(_ring(self.bounds_in(utm)), utm, "EPSG:4326"))
 
-    def lonlat_bounds(self) -> Bounds:
-        """The rectangle in degrees that covers the area."""
-        return _hull(self.lonlat_ring())
+    def lonlat_boxes(self) -> list[Bounds]:
+        """The rectangle in degrees that covers the area; two where it crosses the antimeridian."""
+        west, south, east, north = _hull(self.lonlat_ring())
+        if east <= 180:
+            return [(west, south, east, north)]
+        return [(west, south, 180.0, north), (-180.0, south, east - 360, north)]
 
     def share_inside(self, *geometries: str) -> float:
         """The share of the area, 0 to 1, that GeoJSON geometries in degrees cover together."""
@@ -172,7 +190,7 @@ class Aoi:
         polygon.AddGeometry(outline)
         together = None
         for geometry in geometries:
-            footprint = _geometry(geometry)
+            footprint = _footprint(geometry, ring[0][0])
             if footprint is not None:
                 together = footprint if together is None else together.Union(footprint)
         if together is None or polygon.GetArea() <= 0:
@@ -183,7 +201,9 @@ class Aoi:
 
 def overlap(first: str, second: str) -> float:
     """Area that two GeoJSON geometries share, as a share of the smaller one."""
-    shapes = [_geometry(text) for text in (first, second)]
+    shapes = [_geometry(first)]
+    longitude = shapes[0].GetEnvelope()[0] if shapes[0] is not None else 0.0
+    shapes = [_footprint(text, longitude) for text in (first, second)]
     areas = [shape.GetArea() for shape in shapes if shape is not None]
     if len(areas) < 2 or min(areas) <= 0:
         return 0.0
@@ -221,6 +241,35 @@ def _geometry(geojson: str) -> ogr.Geometry | None:
             return ogr.CreateGeometryFromJson(geojson)
         except RuntimeError:
             return None
+
+
+def _footprint(geojson: str, longitude: float) -> ogr.Geometry | None:
+    """A footprint in degrees in one piece where it crosses the antimeridian, moved by 360 degrees to lie near a longitude.
+
+    There footprints come split in two, with longitudes beyond 180, or with rings that jump from 180 to -180.
+    """
+    geometry = _geometry(geojson)
+    if geometry is None or geometry.IsEmpty():
+        return geometry
+    west, east, _, _ = geometry.GetEnvelope()
+    if east - west <= 180 and abs((west + east) / 2 - longitude) <= 180:
+        return geometry
+    pieces = ogr.Geometry(ogr.wkbMultiPolygon)
+    polygons = [geometry] if geometry.GetGeometryName() == "POLYGON" else list(geometry)
+    for polygon in polygons:
+        if polygon.GetGeometryName() != "POLYGON":
+            return geometry
+        piece = ogr.Geometry(ogr.wkbPolygon)
+        for ring in polygon:
+            points = _unwrapped(ring.GetPoints(2) or [])
+            middle = sum(x for x, _ in points) / max(len(points), 1)
+            shift = 360 * round((longitude - middle) / 360)
+            moved = ogr.Geometry(ogr.wkbLinearRing)
+            for x, y in points:
+                moved.AddPoint_2D(x + shift, y)
+            piece.AddGeometry(moved)
+        pieces.AddGeometry(piece)
+    return pieces
 
 
 def geometry_wkt(geojson: str) -> str:

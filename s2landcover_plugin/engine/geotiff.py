@@ -190,3 +190,21 @@ def copy_window(source: str, window: Window, target: str, progress: Any = None) 
             copied = None
         if copied is None or gdal.GetLastErrorType() >= gdal.CE_Failure:
             raise EngineError(f"The raster cannot be read ({gdal_reason()})", source, "check the connection, and run again")
+
+
+def stored_bytes(source: str, window: Window) -> int | None:
+    """Compressed bytes of the tiles that a window of a GeoTIFF's first band touches; None for other formats.
+
+    Raises:
+        EngineError: the source cannot be opened.
+    """
+    dataset = open_dataset(source, REMOTE_DRIVERS)
+    if dataset.GetDriver().ShortName != "GTiff":
+        return None
+    band = dataset.GetRasterBand(1)
+    width, height = band.GetBlockSize()
+    columns = range(window.x // width, (window.x + window.width - 1) // width + 1)
+    rows = range(window.y // height, (window.y + window.height - 1) // height + 1)
+    with quiet_gdal():
+        sizes = (band.GetMetadataItem(f"BLOCK_SIZE_{x}_{y}", "TIFF") for x in columns for y in rows)
+        return sum(int(size or 0) for size in sizes)

@@ -1,148 +1,270 @@
-"""Network settings: the one place for time limits, retries, and how GDAL reads over HTTP."""
+"""Requests: the one place for proxies, certificates, time limits and retries."""
 
 from __future__ import annotations
 
+import fnmatch
 import json
+import math
 import re
 import threading
-from typing import Any, Iterable
-from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+import time
+from dataclasses import dataclass, field
+from secrets import SystemRandom
+from types import TracebackType
+from typing import Any, Callable, Mapping
 
-from osgeo import gdal
-
-from .errors import EngineError
+from . import addresses
+from .addresses import is_url, local_path, public
+from .credentials import Credentials
+from .errors import Cancelled, EngineError
 from .packages import require
 
 CONNECT_TIMEOUT_S = 10
-READ_TIMEOUT_S = 60
-RETRIES = 3
-RETRY_STATUS = (429, 500, 502, 503, 504)
+READ_TIMEOUT_S = 30
+"""How long a server may send nothing."""
+RETRIES = 6
+"""Failures in a row, without a byte between them, that are waited out."""
+CONNECT_RETRIES = 2
+"""The same for a server that is not there at all."""
+BACKOFF_S = 0.25
+"""First pause; each further one is twice as long, less a random half, so that many clients do not come back together."""
+LONGEST_PAUSE_S = 30.0
+RETRY_STATUS = (408, 425, 429, 500, 502, 503, 504)
+CHUNK_BYTES = 1 << 16
 
-GDAL_SETTINGS = {
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
-    "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": ".tif,.tiff,.jp2",
-    "GDAL_HTTP_CONNECTTIMEOUT": str(CONNECT_TIMEOUT_S),
-    "GDAL_HTTP_TIMEOUT": "300",
-    "GDAL_HTTP_LOW_SPEED_TIME": "20",
-    "GDAL_HTTP_LOW_SPEED_LIMIT": "1",
-    "GDAL_HTTP_MAX_RETRY": str(RETRIES),
-    "GDAL_HTTP_RETRY_DELAY": "1",
-    "GDAL_HTTP_MULTIRANGE": "YES",
-    "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
-    "CPL_VSIL_NETWORK_STATS_ENABLED": "YES",
-}
-"""Windowed reads: no directory listing, ranges merged, a stalled transfer ends after 20 s. HEAD stays on: without it GDAL asks for
-the whole file to learn its size."""
-
-CHUNK_BYTES = "8192"
-"""What GDAL asks for at least: the header of a Sentinel-2 COG (4 kB) in one request. GDAL's 16 kB cost up to half as much again as the
-tiles of a small area. GDAL takes the size from its first read over the network in a process; a size that is set already is kept."""
-
-_first = threading.Lock()
-_started: list[bool] = []
+_chance = SystemRandom()
 
 
-def _split(address: str) -> SplitResult:
-    try:
-        parts = urlsplit(address)
-        parts.port  # noqa: B018  (reading it checks it)
-    except ValueError as err:
-        raise EngineError("The address is not valid", address, "write it like https://host/path") from err
-    return parts
+@dataclass(frozen=True)
+class Connection:
+    """How this machine reaches the network; what the program around the engine knows of it."""
+
+    proxies: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Scheme (`http`, `https`) -> address of the proxy; empty: what the environment says."""
+    no_proxy: tuple[str, ...] = ()
+    """Hosts, or beginnings of URLs, that are reached without it; `*` stands for any text."""
+    ca_file: str = ""
+    """Certificates (PEM) that are trusted; empty: those of requests."""
+    credentials: Credentials = field(default_factory=Credentials, repr=False)
+    deadline: float = math.inf
+    """time.monotonic() after which everything stops."""
 
 
-def is_url(address: str) -> bool:
-    """Whether an address is http(s)."""
-    return _split(address).scheme in ("http", "https")
+class Network:
+    """The connections of one run, used by several threads. Use as a context manager."""
 
+    def __init__(self, connection: Connection, stopped: threading.Event | None = None, home: str = "") -> None:
+        """
+        Args:
+            stopped: set by whoever waits for the run, when it need not go on.
+            home: the catalog; it and its neighbours may have the credentials that the user chose for it.
+        """
+        self.connection = connection
+        self._home = addresses.host(home) if is_url(home) else ""
+        self.stopped = stopped or threading.Event()
+        self._lock = threading.Lock()
+        self._bytes = 0
+        self.session = _session(self)
 
-def absolute(href: str, base: str) -> str:
-    """A href as seen from the document it stands in (a URL or a path)."""
-    if _split(href).scheme or (href.startswith("/") and not is_url(base)):
-        return href
-    if is_url(base):
-        return urljoin(base, href)
-    folder = local_path(base).replace("\\", "/").rpartition("/")[0]
-    plain = unquote(href[2:] if href.startswith("./") else href)
-    return f"{folder}/{plain}" if folder else plain
+    def __enter__(self) -> Network:
+        return self
 
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stopped.set()
+        self.session.close()
 
-def local_path(address: str) -> str:
-    """The path of a `file:` address; any other text as it is."""
-    parts = _split(address)
-    return unquote(parts.path) if parts.scheme == "file" else address
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of answers received so far, those of failed attempts included."""
+        return self._bytes
 
+    def count(self, number: int) -> None:
+        """Add to the bytes received."""
+        with self._lock:
+            self._bytes += number
 
-def gdal_path(href: str, catalog: str) -> str:
-    """The path that GDAL reads an asset under.
+    def check(self) -> None:
+        """Stop where the user or the time limit says so.
 
-    Raises:
-        EngineError: a kind of address that is not read, or a file of this machine named by a remote catalog.
-    """
-    scheme = _split(href).scheme
-    if scheme in ("http", "https"):
-        return f"/vsicurl/{href}"
-    if scheme == "s3":
-        raise EngineError(
-            "The scene's files need S3 credentials, which are not supported yet",
-            href,
-            "use a catalog with https assets, such as earth-search",
+        Raises:
+            Cancelled, EngineError
+        """
+        if self.stopped.is_set():
+            raise Cancelled
+        if time.monotonic() > self.connection.deadline:
+            raise EngineError("The time limit is over", "TIME_LIMIT_MIN", "raise it, choose a smaller area, or try again later")
+
+    def unfinished(self) -> float:
+        """Share done of work of which nothing is known but that it may go on."""
+        self.check()
+        return 0.0
+
+    def get(self, url: str, what: str = "The catalog", **settings: Any) -> Any:
+        """The answer to a GET request; one with an error status that does not pass is returned as it is.
+
+        Args:
+            what: name of the thing for messages.
+            settings: `stream`, `headers`, `params` of requests.
+
+        Raises:
+            EngineError: no answer came, whatever was tried.
+        """
+        return self._ask(lambda: self.session.get(url, **settings), url, what)
+
+    def post(self, url: str, form: Mapping[str, str], what: str) -> Any:
+        """The answer to a POST request with a form."""
+        return self._ask(lambda: self.session.post(url, data=dict(form)), url, what)
+
+    def _ask(self, request: Callable[[], Any], url: str, what: str) -> Any:
+        errors = require("requests").exceptions
+        try:
+            return request()
+        except (errors.InvalidURL, errors.MissingSchema, errors.InvalidSchema, UnicodeError) as err:
+            raise EngineError("The address is not valid", public(url), "write it like https://host/path") from err
+        except errors.RequestException as err:
+            self.check()
+            raise EngineError(f"{what} cannot be read ({short(err)})", public(url), advice(err)) from err
+
+    def add_credentials(self, request: Any, reply: Any = None) -> bool:
+        """Add the user's own headers to a request to the catalog's house, and take them from any other.
+
+        Args:
+            reply: an answer to the same request; where it asks for a password, that is added.
+
+        Returns:
+            whether something was added because of the answer.
+        """
+        credentials = self.connection.credentials
+        at_home = addresses.same_house(addresses.host(request.url), self._home) and addresses.is_private(request.url)
+        for name, value in credentials.headers.items():
+            if at_home:
+                request.headers.setdefault(name, value)
+            elif request.headers.get(name) == value:
+                del request.headers[name]
+        asked = reply is not None and reply.status_code == 401 and "basic" in reply.headers.get("WWW-Authenticate", "").lower()
+        if not (asked and at_home and credentials.chosen and credentials.password) or "Authorization" in request.headers:
+            return False
+        require("requests").auth.HTTPBasicAuth(credentials.user.encode(), credentials.password.encode())(request)
+        return True
+
+    def bypasses_proxy(self, url: str) -> bool:
+        """Whether a URL is reached without the proxy."""
+        name = addresses.host(url)
+        return any(
+            fnmatch.fnmatch(name, pattern) or fnmatch.fnmatch(url, f"{pattern}*") or name.endswith("." + pattern.lstrip("."))
+            for pattern in self.connection.no_proxy
+            if pattern
         )
-    if is_url(catalog):
-        raise EngineError("The catalog names a file of this machine, which a remote catalog must not do", href, "use another catalog")
-    path = local_path(href)
-    if path.startswith("/vsi"):
-        raise EngineError("The catalog names a special file", href, "use http(s) addresses or plain paths")
-    return path
 
 
-def prepare_thread() -> None:
-    """Set GDAL up for windowed reads in the calling thread only; layers that QGIS shows keep their own settings."""
-    for name, value in GDAL_SETTINGS.items():
-        gdal.SetThreadLocalConfigOption(name, value)
-    with _first:
-        if not _started:
-            if gdal.GetConfigOption("CPL_VSIL_CURL_CHUNK_SIZE") is None:
-                gdal.SetConfigOption("CPL_VSIL_CURL_CHUNK_SIZE", CHUNK_BYTES)
-            # GDAL looks once whether to count, at its first read over the network; this makes it look again
-            gdal.NetworkStatsReset()
-            _started.append(True)
+class Tries:
+    """Counts failures in a row, and pauses after each."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._failures = 0
+
+    def again(self, reply: Any = None, limit: int = RETRIES) -> bool:
+        """Pause after a failure; False if it was one too many.
+
+        Args:
+            reply: the answer, whose Retry-After is respected.
+        """
+        self._failures += 1
+        if self._failures > limit:
+            return False
+        pause = BACKOFF_S * 2 ** (self._failures - 1) * _chance.uniform(0.5, 1.0)
+        pause = min(max(pause, _retry_after_s(reply)), LONGEST_PAUSE_S)
+        self._network.stopped.wait(min(pause, max(self._network.connection.deadline - time.monotonic(), 0)))
+        self._network.check()
+        return True
+
+    def progressed(self) -> None:
+        """Bytes came: the failures before them do not count any more."""
+        self._failures = 0
 
 
-def forget_failure(path: str) -> None:
-    """Make GDAL ask again for a file: it remembers a 404 for the life of the process."""
-    if path.startswith("/vsicurl/"):
-        gdal.VSICurlPartialClearCache(path)
+def _retry_after_s(reply: Any) -> float:
+    text = reply.headers.get("Retry-After", "") if reply is not None else ""
+    return float(text) if re.fullmatch(r"\d{1,6}", text) else 0.0
 
 
-def bytes_downloaded(paths: Iterable[str]) -> int:
-    """Bytes that GDAL has received over the network for these files since the process began to count."""
-    statistics = json.loads(gdal.NetworkStatsGetAsSerializedJSON() or "{}")
-    files = statistics.get("handlers", {}).get("vsicurl", {}).get("files", {})
-    methods = (method for path in paths for method in files.get(path, {}).get("methods", {}).values())
-    return sum(int(method.get("downloaded_bytes", 0)) for method in methods)
+def _session(network: Network) -> Any:
+    """A requests.Session with the proxies, certificates, time limits and retries of a network."""
+    requests = require("requests")
+
+    class Session(requests.Session):  # type: ignore[misc,name-defined]
+        def merge_environment_settings(self, url: str, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
+            merged = super().merge_environment_settings(url, proxies, stream, verify, cert)
+            if network.connection.proxies:
+                merged["proxies"] = {} if network.bypasses_proxy(url) else dict(network.connection.proxies)
+            return merged
+
+        def send(self, request: Any, **settings: Any) -> Any:
+            settings["timeout"] = (CONNECT_TIMEOUT_S, READ_TIMEOUT_S)
+            network.add_credentials(request)
+            tries = Tries(network)
+            while True:
+                network.check()
+                try:
+                    reply = super().send(request, **settings)
+                    if not settings.get("stream"):
+                        _check_length(reply)
+                except (requests.exceptions.ConnectionError, requests.exceptions.Timeout, requests.exceptions.ChunkedEncodingError) as err:
+                    if _is_certificate_error(err) or not tries.again(limit=CONNECT_RETRIES if _nobody_there(err) else RETRIES):
+                        raise
+                    continue
+                if network.add_credentials(request, reply):
+                    reply.close()
+                    continue
+                if reply.status_code not in RETRY_STATUS or not tries.again(reply):
+                    return reply
+                reply.close()
+
+        def rebuild_auth(self, prepared: Any, response: Any) -> None:
+            if not addresses.same_house(addresses.host(prepared.url), addresses.host(response.request.url)):
+                super().rebuild_auth(prepared, response)
+
+    session = Session()
+    # a netrc file would replace the credentials that were chosen
+    session.auth = lambda request: request
+    session.trust_env = not network.connection.proxies
+    if network.connection.ca_file:
+        session.verify = network.connection.ca_file
+    return session
 
 
-def _retry() -> Any:
-    return require("urllib3").Retry(
-        total=RETRIES, backoff_factor=0.5, status_forcelist=RETRY_STATUS, allowed_methods=None, raise_on_status=False
-    )
+def _check_length(reply: Any) -> None:
+    """Raise where an answer ended before its stated length; requests itself may take it for whole."""
+    stated = reply.headers.get("Content-Length", "")
+    received = reply.raw.tell() if hasattr(reply.raw, "tell") else None
+    if stated.isdigit() and reply.request.method != "HEAD" and received is not None and received < int(stated):
+        raise require("requests").exceptions.ChunkedEncodingError(f"the answer ended after {received} of {stated} bytes")
 
 
-def stac_io() -> Any:
-    """pystac-client's transport with the time limits and retries of this module."""
-    module = require("pystac_client.stac_api_io")
-    return module.StacApiIO(timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S), max_retries=_retry())
+def _is_certificate_error(err: BaseException) -> bool:
+    return isinstance(err, require("requests").exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(err)
 
 
-def read_json(address: str) -> Any:
+def _nobody_there(err: BaseException) -> bool:
+    return type(_innermost(err)).__name__ in ("NewConnectionError", "NameResolutionError", "ConnectTimeoutError", "ConnectionRefusedError")
+
+
+def stac_io(network: Network) -> Any:
+    """pystac-client's transport over a network."""
+    transport = require("pystac_client.stac_api_io").StacApiIO(timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S), max_retries=None)
+    transport.session = network.session
+    return transport
+
+
+def read_json(address: str, network: Network) -> Any:
     """A JSON document from a URL or a file.
 
     Raises:
         EngineError: it cannot be reached, or is no JSON.
     """
     if is_url(address):
-        return _fetch_json(address)
+        return json_of(network.get(address), address)
     try:
         with open(local_path(address), encoding="utf-8") as file:
             return json.load(file)
@@ -152,37 +274,65 @@ def read_json(address: str) -> Any:
         raise _no_json(address) from err
 
 
-def _fetch_json(address: str) -> Any:
-    requests = require("requests")
-    with requests.Session() as session:
-        for scheme in ("http://", "https://"):
-            session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=_retry()))
-        try:
-            reply = session.get(address, timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S))
-            reply.raise_for_status()
-        except (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema, UnicodeError) as err:
-            raise EngineError("The address is not valid", address, "write it like https://host/path") from err
-        except requests.RequestException as err:
-            raise unreachable(err, address) from err
-        try:
-            return reply.json()
-        except (ValueError, RecursionError) as err:
-            raise _no_json(address) from err
+def json_of(reply: Any, address: str) -> Any:
+    """The JSON document of an answer.
+
+    Raises:
+        EngineError: the answer is an error, or no JSON.
+    """
+    if reply.status_code in (401, 403):
+        raise rejected(reply.status_code, address)
+    if reply.status_code >= 400:
+        raise EngineError(f"The catalog cannot be read (HTTP {reply.status_code} {reply.reason})", public(address), ADVICE)
+    try:
+        return reply.json()
+    except (ValueError, RecursionError) as err:
+        raise _no_json(address) from err
 
 
 def _no_json(address: str) -> EngineError:
-    return EngineError("The catalog does not answer with JSON", address, "give the address of a STAC API, or of a STAC ItemCollection")
+    fix = "give the address of a STAC API, or of a STAC ItemCollection"
+    return EngineError("The catalog does not answer with JSON", public(address), fix)
+
+
+ADVICE = "check the address, the collection and the connection"
+CREDENTIALS_ADVICE = (
+    "choose an authentication configuration with valid credentials in AUTHCFG, or set them in the environment (the README lists the names)"
+)
+
+
+def advice(err: BaseException) -> str:
+    """What to do about a request without an answer."""
+    if _is_certificate_error(err):
+        return "add the certificate of the server, or of the proxy, to the authorities that QGIS trusts (Settings, Options, Authentication)"
+    if "SOCKS" in str(err):
+        return "install the Python package PySocks, or use an HTTP proxy"
+    return ADVICE
+
+
+def rejected(status: int, address: str) -> EngineError:
+    """The sentence for 401 and 403."""
+    return EngineError(f"The server refuses access (HTTP {status})", public(address), CREDENTIALS_ADVICE)
 
 
 def unreachable(err: BaseException, address: str) -> EngineError:
     """The sentence for a catalog that cannot be read."""
-    return EngineError(f"The catalog cannot be read ({_short(err)})", address, "check the address, the collection and the connection")
+    return EngineError(f"The catalog cannot be read ({short(err)})", public(address), advice(err))
 
 
-def _short(err: BaseException) -> str:
-    """The innermost reason of a network error in a few words."""
+def _innermost(err: BaseException) -> Any:
     reason: Any = err
-    while getattr(reason, "args", None) and isinstance(reason.args[0], BaseException):
-        reason = reason.args[0]
-    text = str(getattr(reason, "reason", reason) or type(reason).__name__)
-    return re.sub(r"<[^>]* object at 0x[0-9a-f]+>: ", "", text).strip()[:160]
+    while True:
+        inner = reason.args[0] if getattr(reason, "args", None) else None
+        inner = inner if isinstance(inner, BaseException) else getattr(reason, "reason", None)
+        if not isinstance(inner, BaseException):
+            return reason
+        reason = inner
+
+
+def short(err: BaseException) -> str:
+    """The innermost reason of a network error in a few words, without anything secret."""
+    reason = _innermost(err)
+    text = str(reason) or type(reason).__name__
+    text = re.sub(r"<[^>]* object at 0x[0-9a-f]+>: |HTTPS?Connection(Pool)?\([^)]*\): ", "", text)
+    return public(text).strip()[:160]

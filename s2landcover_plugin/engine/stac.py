@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from threading import Event
 from typing import Any, Iterable, Iterator
 
-from . import http, sentinel2
+from . import addresses, http, sentinel2
+from .addresses import public
 from .crs import Aoi, geometry_wkt
-from .errors import EngineError
+from .errors import Cancelled, EngineError
+from .grid import Bounds
+from .http import Connection, Network
 from .options import check_options, option
 from .packages import require
 from .progress import Progress
@@ -100,7 +103,7 @@ class BandAsset:
     asset: dict[str, Any]
 
 
-def find_scenes(options: SearchOptions, aoi: Aoi, progress: Progress) -> list[Scene]:
+def find_scenes(options: SearchOptions, aoi: Aoi, progress: Progress, connection: Connection | None = None) -> list[Scene]:
     """Scenes that touch the AOI, least cloudy first; filtered and sorted here whatever the server did.
 
     Raises:
@@ -110,7 +113,12 @@ def find_scenes(options: SearchOptions, aoi: Aoi, progress: Progress) -> list[Sc
     check_options(options)
     address = catalog_address(options)
     dates = date_range(options)
-    items = in_background(lambda stopped: list(_items(address, options, aoi, dates, stopped)), progress)
+
+    def look(stopped: Event) -> list[tuple[Any, str]]:
+        with Network(connection or Connection(), stopped, address) as network:
+            return list(_items(address, options, aoi, dates, network))
+
+    items = in_background(look, progress)
     found: dict[tuple[str, str], Scene] = {}
     unreadable = unknown_cloud = 0
     for item, base in items:
@@ -124,7 +132,7 @@ def find_scenes(options: SearchOptions, aoi: Aoi, progress: Progress) -> list[Sc
         if not reason:
             found[(scene.collection, scene.id)] = scene
     if unreadable:
-        progress.warn(f"{unreadable} entries of {address} are no STAC items with id, date and footprint; they are left out.")
+        progress.warn(f"{unreadable} entries of {public(address)} are no STAC items with id, date and footprint; they are left out.")
     if unknown_cloud:
         progress.warn(f"{unknown_cloud} scenes state no cloud cover; they are left out unless MAX_CLOUD_COVER is 100.")
     return sorted(found.values(), key=least_cloudy)[: options.limit]
@@ -183,26 +191,26 @@ def _unwanted(scene: Scene, options: SearchOptions, dates: tuple[str, str]) -> s
     return "cloudy" if scene.cloud_cover > options.max_cloud_cover else ""
 
 
-def _items(address: str, options: SearchOptions, aoi: Aoi, dates: tuple[str, str], stopped: Event) -> Iterator[tuple[Any, str]]:
+def _items(address: str, options: SearchOptions, aoi: Aoi, dates: tuple[str, str], network: Network) -> Iterator[tuple[Any, str]]:
     """Raw items with the address that their hrefs refer to."""
-    document = http.read_json(address)
+    document = http.read_json(address, network)
     kind = document.get("type") if isinstance(document, dict) else None
     if kind == "FeatureCollection" and isinstance(document.get("features"), list):
         yield from ((item, address) for item in document["features"])
     elif kind == "Feature":
         yield document, address
     elif kind in ("Catalog", "Collection") and (document.get("conformsTo") or "search" in _links(document)):
-        yield from _search(address, options, aoi, dates, stopped)
+        yield from _search(address, options, aoi, dates, network)
     elif kind in ("Catalog", "Collection"):
         if not {"child", "item"} & set(_links(document)):
-            raise EngineError(f"The {kind.lower()} lists no items", address, "give the root address of its STAC API")
-        yield from _walk(document, address, stopped, 0)
+            raise EngineError(f"The {kind.lower()} lists no items", public(address), "give the root address of its STAC API")
+        yield from _walk(document, address, network, 0)
     else:
         raise _not_stac(address)
 
 
 def _not_stac(address: str) -> EngineError:
-    return EngineError("The catalog is not STAC", address, "give a STAC API, an ItemCollection or a static catalog")
+    return EngineError("The catalog is not STAC", public(address), "give a STAC API, an ItemCollection or a static catalog")
 
 
 def _links(document: Any) -> dict[str, list[str]]:
@@ -215,33 +223,32 @@ def _links(document: Any) -> dict[str, list[str]]:
     return found
 
 
-def _walk(document: Any, address: str, stopped: Event, depth: int) -> Iterator[tuple[Any, str]]:
+def _walk(document: Any, address: str, network: Network, depth: int) -> Iterator[tuple[Any, str]]:
     """Items of a static catalog, by its child and item links."""
     if depth > 8:
-        raise EngineError("The static catalog is nested too deeply", address, "give the address of the collection itself")
+        raise EngineError("The static catalog is nested too deeply", public(address), "give the address of the collection itself")
     links = _links(document)
     for href in [*links.get("item", []), *links.get("child", [])]:
-        if stopped.is_set():
-            return
-        target = http.absolute(href, address)
-        if http.is_url(address) and not http.is_url(target):
+        network.check()
+        target = addresses.absolute(href, address)
+        if addresses.is_url(address) and not addresses.is_url(target):
             raise EngineError("The catalog names a file of this machine, which a remote catalog must not do", target, "use another catalog")
-        inner = http.read_json(target)
+        inner = http.read_json(target, network)
         if not isinstance(inner, dict):
             raise _not_stac(target)
         if inner.get("type") == "Feature":
             yield inner, target
         else:
-            yield from _walk(inner, target, stopped, depth + 1)
+            yield from _walk(inner, target, network, depth + 1)
 
 
-def _search(address: str, options: SearchOptions, aoi: Aoi, dates: tuple[str, str], stopped: Event) -> Iterator[tuple[Any, str]]:
+def _search(address: str, options: SearchOptions, aoi: Aoi, dates: tuple[str, str], network: Network) -> Iterator[tuple[Any, str]]:
     """Page through an API search; what the server does not advertise is not sent."""
     client_module = require("pystac_client")
     seen: set[str] = set()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        transport = http.stac_io()
+        transport = http.stac_io(network)
         try:
             client = client_module.Client.open(address, stac_io=transport)
             search = client.search(**_query(client, options, aoi, dates))
@@ -250,16 +257,16 @@ def _search(address: str, options: SearchOptions, aoi: Aoi, dates: tuple[str, st
                 seen.update(str(item.get("id")) for item in fresh)
                 for item in fresh:
                     yield item, (_links(item).get("self") or [address])[0]
-                if stopped.is_set() or not fresh:  # a server may repeat its last page for ever
+                network.check()
+                if not fresh:  # a server may repeat its last page for ever
                     return
                 if len(seen) > MAX_ITEMS:
-                    raise EngineError(f"More than {MAX_ITEMS} scenes match", address, "narrow the dates or the area")
-        except EngineError:
+                    raise EngineError(f"More than {MAX_ITEMS} scenes match", public(address), "narrow the dates or the area")
+        except (Cancelled, EngineError):
             raise
         except Exception as err:  # pystac-client lets errors of any kind through when a server's answers are odd
-            raise http.unreachable(err, address) from err
-        finally:
-            transport.session.close()
+            status = getattr(err, "status_code", None)
+            raise (http.rejected(status, address) if status in (401, 403) else http.unreachable(err, address)) from err
 
 
 def _query(client: Any, options: SearchOptions, aoi: Aoi, dates: tuple[str, str]) -> dict[str, Any]:
@@ -268,7 +275,11 @@ def _query(client: Any, options: SearchOptions, aoi: Aoi, dates: tuple[str, str]
     query: dict[str, Any] = {"collections": [options.collection or DEFAULT_COLLECTION], "limit": PAGE_ITEMS}
     if options.scene_ids:
         return {**query, "ids": list(options.scene_ids)}
-    query["bbox"] = list(aoi.lonlat_bounds())
+    boxes = aoi.lonlat_boxes()
+    if len(boxes) == 1:
+        query["bbox"] = list(boxes[0])
+    else:  # servers disagree on a box whose west is east of its east
+        query["intersects"] = {"type": "MultiPolygon", "coordinates": [[_corners(box)] for box in boxes]}
     if start or end:
         query["datetime"] = f"{start + 'T00:00:00Z' if start else '..'}/{end + 'T23:59:59.999Z' if end else '..'}"
     if options.max_cloud_cover < 100:
@@ -280,6 +291,11 @@ def _query(client: Any, options: SearchOptions, aoi: Aoi, dates: tuple[str, str]
     if client.conforms_to(conformance.SORT):
         query["sortby"] = [{"field": "properties.eo:cloud_cover", "direction": "asc"}]
     return query
+
+
+def _corners(box: Bounds) -> list[list[float]]:
+    x0, y0, x1, y1 = box
+    return [[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]
 
 
 def _scene(item: Any, base: str, aoi: Aoi) -> Scene | None:
@@ -316,8 +332,11 @@ def _percent(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def band_assets(scene: Scene, names: Iterable[str]) -> dict[str, BandAsset]:
+def band_assets(scene: Scene, names: Iterable[str], optional: Iterable[str] = ()) -> dict[str, BandAsset]:
     """The asset of each band of a scene: reflectance in GeoTIFF before JPEG 2000, the native resolution before resampled copies.
+
+    Args:
+        optional: bands that are added where the scene has them.
 
     Raises:
         EngineError: the scene has no such band; the message names those it has.
@@ -329,13 +348,13 @@ def band_assets(scene: Scene, names: Iterable[str]) -> dict[str, BandAsset]:
         if name:
             candidates.setdefault(name, []).append((_preference(name, asset), key, asset))
     chosen = {}
-    for name in names:
+    for name in dict.fromkeys([*names, *(name for name in optional if name in candidates)]):
         if name not in candidates:
             order = [b.name for b in sentinel2.BANDS] + [sentinel2.SCL]
             have = ", ".join(sorted(candidates, key=order.index)) or "none"
             raise EngineError(f"The scene has no band {name}", scene.id, f"choose from its bands ({have}) in BANDS")
         _, _, asset = min(candidates[name], key=lambda entry: entry[:2])
-        chosen[name] = BandAsset(name, http.absolute(asset["href"], scene.base), asset)
+        chosen[name] = BandAsset(name, addresses.absolute(asset["href"], scene.base), asset)
     return chosen
 
 
