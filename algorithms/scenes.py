@@ -1,6 +1,7 @@
 """Parameters that stacsearch and stacfetch share: catalog, area, dates."""
 
 from qgis.core import (
+    QgsProcessingParameterAuthConfig,
     QgsProcessingParameterDateTime,
     QgsProcessingParameterExtent,
     QgsProcessingParameterNumber,
@@ -11,6 +12,7 @@ from qgis.PyQt.QtCore import QDateTime
 from ..engine.crs import Aoi
 from ..engine.errors import EngineError
 from ..engine.stac import SearchOptions
+from .network import qgis_connection
 
 GROUP = ("data", "Sentinel-2 data")
 DOUBLE = QgsProcessingParameterNumber.Type.Double
@@ -30,6 +32,17 @@ def add_scene_parameters(algorithm):
     algorithm.add(QgsProcessingParameterDateTime("START_DATE", algorithm.tr("First date"), DATE, None, True), "Included. ISO: 2023-08-01.")
     algorithm.add(QgsProcessingParameterDateTime("END_DATE", algorithm.tr("Last date"), DATE, None, True), "Included.")
     algorithm.add_options(SearchOptions, only=("max_cloud_cover", "limit"))
+    algorithm.add(
+        QgsProcessingParameterAuthConfig("AUTHCFG", algorithm.tr("Authentication"), None, True),
+        "Only for catalogs that ask for it. Copernicus: a configuration with S3 keys (AWS S3, or Basic with access key and secret), or "
+        "with e-mail address and password (Basic). It is used for the catalog and its own servers only. Empty: what the environment says.",
+        advanced=True,
+    )
+
+
+def connection(algorithm, parameters, context):
+    """How the network is reached: QGIS's settings, and AUTHCFG."""
+    return qgis_connection(algorithm.parameterAsString(parameters, "AUTHCFG", context))
 
 
 def area_of_interest(algorithm, parameters, context):

@@ -4,7 +4,7 @@ from qgis.core import QgsProcessingParameterCrs
 
 from ..engine.fetch import FetchOptions, run_fetch
 from .base import Algorithm
-from .scenes import GROUP, add_scene_parameters, area_of_interest, crs_text, search_options
+from .scenes import GROUP, add_scene_parameters, area_of_interest, connection, crs_text, search_options
 
 
 class StacFetch(Algorithm):
@@ -37,7 +37,7 @@ class StacFetch(Algorithm):
         self.add_output_file("OUTPUT_LEDGER", "Ledger (JSON)", "json")
         self.add_strings(SCENES="Scene ids", DATETIME="Date and time (UTC), or start/end")
         self.add_numbers(
-            CLOUD_COVER="Cloud cover of the scenes (%)",
+            CLOUD_COVER="Cloud cover of the area in the scenes used (%)",
             VALID_SHARE="Share of valid pixels (0 to 1)",
             BYTES_READ="Bytes read over the network",
         )
@@ -50,13 +50,13 @@ class StacFetch(Algorithm):
         output = self.destination(parameters, "OUTPUT", context)
         ledger = self.file(parameters, "OUTPUT_LEDGER", context)
         aoi = area_of_interest(self, parameters, context)
-        report = run_fetch(search, options, aoi, output, ledger, target_crs, progress)
+        report = run_fetch(search, options, aoi, output, ledger, target_crs, progress, connection(self, parameters, context))
         return {
             "OUTPUT": output,
             "OUTPUT_LEDGER": ledger,
             "SCENES": ",".join(scene.id for scene in report.choice.scenes),
             "DATETIME": report.choice.datetime,
-            "CLOUD_COVER": report.choice.cloud_cover,
+            "CLOUD_COVER": report.cloud_cover,
             "VALID_SHARE": report.valid_share,
             "BYTES_READ": report.bytes_read,
         }

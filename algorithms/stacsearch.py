@@ -15,7 +15,7 @@ from qgis.PyQt.QtCore import QVariant
 
 from ..engine.stac import find_scenes
 from .base import Algorithm
-from .scenes import GROUP, add_scene_parameters, area_of_interest, search_options
+from .scenes import GROUP, add_scene_parameters, area_of_interest, connection, search_options
 
 FIELDS = (
     ("id", QVariant.String),
@@ -48,7 +48,7 @@ class StacSearch(Algorithm):
 
     def compute(self, parameters, context, progress):
         options = search_options(self, parameters, context)
-        scenes = find_scenes(options, area_of_interest(self, parameters, context), progress)
+        scenes = find_scenes(options, area_of_interest(self, parameters, context), progress, connection(self, parameters, context))
         if not scenes:
             progress.warn("No scene was found: choose other dates, a larger cloud cover, or an area that the catalog covers.")
         fields = QgsFields()

@@ -25,12 +25,17 @@ def program() -> str:
 
 @functools.lru_cache(maxsize=1)
 def _profile() -> str:
+    return new_profile()
+
+
+def new_profile(settings_text: str = "") -> str:
+    """A folder with a fresh profile in which the plugin is enabled; `settings_text` are further lines of QGIS3.ini."""
     folder = Path(tempfile.mkdtemp(prefix="s2landcover-profile-"))
     (folder / "runtime").mkdir(mode=0o700)
     (folder / "home").mkdir()
     settings = folder / "profiles" / "default" / "QGIS"
     settings.mkdir(parents=True)
-    (settings / "QGIS3.ini").write_text("[PythonPlugins]\ns2landcover_plugin=true\n")
+    (settings / "QGIS3.ini").write_text(f"[PythonPlugins]\ns2landcover_plugin=true\n{settings_text}")
     return str(folder)
 
 
@@ -50,13 +55,16 @@ def environment(plugin_path: str | None = None) -> dict[str, str]:
     }
 
 
-def run_process(algorithm: str, parameters: Mapping[str, Any], timeout_s: float = 600) -> subprocess.CompletedProcess[str]:
-    """Run an algorithm or a model file; lists become repeated keys."""
+def run_process(
+    algorithm: str, parameters: Mapping[str, Any], timeout_s: float = 600, variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run an algorithm or a model file; lists become repeated keys. `variables` are added to the environment."""
     command = [program(), "run", algorithm]
     for name, value in parameters.items():
         for each in value if isinstance(value, (list, tuple)) else [value]:
             command.append(f"--{name}={each}")
-    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=timeout_s, check=False)
+    where = {**environment(), **(variables or {})}
+    return subprocess.run(command, env=where, capture_output=True, text=True, timeout=timeout_s, check=False)
 
 
 def results(output: str) -> dict[str, str]:

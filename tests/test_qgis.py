@@ -96,11 +96,14 @@ def test_fetch_and_cluster_the_real_scene(earth_search, tmp_path):
     stack = str(tmp_path / "s.tif")
     found = run("stacfetch", {"STAC_URL": earth_search[0], "EXTENT": INSIDE, **AUGUST, "MAX_CLOUD_COVER": 5, "OUTPUT": stack})
     assert found["SCENES"] == "S2A_33TWM_20230815_0_L2A" and found["DATETIME"].startswith("2023-08-15T09:57:57.246")
-    assert float(found["CLOUD_COVER"]) == pytest.approx(0.207328) and int(found["BYTES_READ"]) > 0
+    assert int(found["BYTES_READ"]) > 0
     fetched = gdal.Open(stack)
     x0, _, _, y0, _, _ = fetched.GetGeoTransform()
     source = gdal.Open(str(SHARED / "earth_search_33twm" / found["SCENES"] / "B04.tif"))
     column, row = round((x0 - 499980) / 120), round((5200020 - y0) / 120)
+    classification = gdal.Open(str(SHARED / "earth_search_33twm" / found["SCENES"] / "SCL.tif"))
+    classes = classification.ReadAsArray(column, row, fetched.RasterXSize, fetched.RasterYSize)
+    assert float(found["CLOUD_COVER"]) == pytest.approx(100 * np.isin(classes, (8, 9, 10)).sum() / (classes > 0).sum())
     np.testing.assert_array_equal(
         fetched.GetRasterBand(3).ReadAsArray(), source.ReadAsArray(column, row, fetched.RasterXSize, fetched.RasterYSize)
     )

@@ -91,11 +91,11 @@ class SasTokens:
         headers = {"Ocp-Apim-Subscription-Key": key} if key else {}
         if place:
             url = f"{self._url}/{place}"
-            answer = json_of(self._network.get(url, TOKENS, headers=headers), url)
+            answer = json_of(self._network.get(url, TOKENS, headers=headers), url, TOKENS)
             token = answer.get("token") if isinstance(answer, dict) else None
         else:
             url = f"{self._url.rpartition('/')[0]}/sign"
-            answer = json_of(self._network.get(url, TOKENS, headers=headers, params={"href": address}), url)
+            answer = json_of(self._network.get(url, TOKENS, headers=headers, params={"href": address}), url, TOKENS)
             signed = str(answer.get("href") or "") if isinstance(answer, dict) else ""
             token = signed[len(address) + 1 :] if signed.startswith(address) else None
         if not token or not isinstance(token, str):
@@ -178,7 +178,7 @@ class OidcTokens:
 
     def _log_in(self) -> str:
         credentials = self._network.connection.credentials
-        document = json_of(self._network.get(self._url, TOKENS), self._url)
+        document = json_of(self._network.get(self._url, TOKENS), self._url, TOKENS)
         url = str(document.get("token_endpoint") or "") if isinstance(document, dict) else ""
         if not addresses.same_house(addresses.host(url), addresses.host(self._url)) or not addresses.is_private(url):
             raise EngineError("The catalog names no safe place to log in", self._url, "use S3 keys, or another catalog")
@@ -186,7 +186,7 @@ class OidcTokens:
         reply = self._network.post(url, form, TOKENS)
         if reply.status_code in (400, 401, 403):
             raise rejected(reply.status_code, url)
-        answer = json_of(reply, url)
+        answer = json_of(reply, url, TOKENS)
         token = answer.get("access_token") if isinstance(answer, dict) else None
         if not isinstance(token, str) or not token:
             raise EngineError("The server gives no access token", url, "check the user name and the password")

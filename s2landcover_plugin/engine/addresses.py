@@ -63,13 +63,25 @@ def is_loopback(name: str) -> bool:
         return name == "localhost"
 
 
+LODGINGS = (
+    "amazonaws.com",
+    "windows.net",
+    "azure.com",
+    "googleapis.com",
+    "cloudfront.net",
+    "digitaloceanspaces.com",
+    "cloudflarestorage.com",
+)
+"""Where strangers live door to door."""
+
+
 def same_house(first: str, second: str) -> bool:
     """Whether two hosts are one, or neighbours such as `stac.dataspace.copernicus.eu` and `identity.dataspace.copernicus.eu`."""
     if first == second:
         return bool(first)
-    names = [name.partition(".")[2] for name in (first, second)]
-    # below a public suffix such as `amazonaws.com` or `co.uk` neighbours are strangers: three labels must agree
-    return names[0] == names[1] and names[0].count(".") >= 2 and not _is_number(first)
+    house, other = (name.partition(".")[2] for name in (first, second))
+    # below a public suffix such as `co.uk` neighbours are strangers: three labels must agree
+    return house == other and house.count(".") >= 2 and not _is_number(first) and not house.endswith(LODGINGS)
 
 
 def _is_number(name: str) -> bool:

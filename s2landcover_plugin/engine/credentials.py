@@ -5,9 +5,11 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import hmac
-from dataclasses import dataclass, field
-from typing import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Mapping
 from urllib.parse import quote, unquote
+
+from osgeo import gdal
 
 from . import addresses
 
@@ -38,15 +40,34 @@ class Credentials:
     sas_url: str = ""
     """Where tokens of the Planetary Computer come from; empty: decided from the catalog."""
 
+    def chosen_login(self, user: str, password: str, s3_only: bool, region: str) -> Credentials:
+        """With a user name and a password that were chosen; without an @ they may also be a pair of S3 keys."""
+        keys = s3_only or "@" not in user
+        return replace(
+            self,
+            user="" if s3_only else user,
+            password="" if s3_only else password,
+            token="",
+            s3_key=user if keys else "",
+            s3_secret=password if keys else "",
+            s3_session="",
+            s3={**self.s3, "AWS_REGION": region} if region else self.s3,
+            chosen=True,
+        )
+
+    def chosen_headers(self, headers: Mapping[str, str]) -> Credentials:
+        """With headers that were chosen."""
+        return replace(self, user="", password="", token="", s3_key="", s3_secret="", s3_session="", headers=dict(headers), chosen=True)
+
 
 S3_SETTINGS = ("AWS_S3_ENDPOINT", "AWS_HTTPS", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_REQUEST_PAYER", "AWS_NO_SIGN_REQUEST")
 
 
-def from_settings(setting: Callable[[str], str | None]) -> Credentials:
-    """Credentials from named settings: the environment, or GDAL's configuration, which includes it."""
+def known_credentials() -> Credentials:
+    """Credentials of the environment, or of GDAL's configuration options."""
 
     def text(name: str) -> str:
-        return (setting(name) or "").strip()
+        return (gdal.GetConfigOption(name) or "").strip()
 
     return Credentials(
         user=text("CDSE_USERNAME"),

@@ -218,7 +218,7 @@ def _meter(
 def _refuse_huge(needed_mb: float, limit_mb: int) -> None:
     if needed_mb > limit_mb:
         raise EngineError(
-            f"The area needs about {needed_mb:,.0f} MB, more than the {limit_mb:,} MB allowed",
+            f"The area needs about {needed_mb:,.1f} MB, more than the {limit_mb:,} MB allowed",
             "MAX_MEGABYTES",
             "choose a smaller area or fewer bands, or raise the limit",
         )

@@ -5,17 +5,20 @@ from __future__ import annotations
 import fnmatch
 import json
 import math
+import os
 import re
+import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from secrets import SystemRandom
 from types import TracebackType
 from typing import Any, Callable, Mapping
 
 from . import addresses
 from .addresses import is_url, local_path, public
-from .credentials import Credentials
+from .credentials import Credentials, known_credentials
 from .errors import Cancelled, EngineError
 from .packages import require
 
@@ -31,6 +34,8 @@ BACKOFF_S = 0.25
 LONGEST_PAUSE_S = 30.0
 RETRY_STATUS = (408, 425, 429, 500, 502, 503, 504)
 CHUNK_BYTES = 1 << 16
+CONNECTIONS = 24
+"""Requests to one server at the same time; more wait for their turn."""
 
 _chance = SystemRandom()
 
@@ -43,9 +48,9 @@ class Connection:
     """Scheme (`http`, `https`) -> address of the proxy; empty: what the environment says."""
     no_proxy: tuple[str, ...] = ()
     """Hosts, or beginnings of URLs, that are reached without it; `*` stands for any text."""
-    ca_file: str = ""
-    """Certificates (PEM) that are trusted; empty: those of requests."""
-    credentials: Credentials = field(default_factory=Credentials, repr=False)
+    ca_pem: str = field(default="", repr=False)
+    """Certificates (PEM) that are trusted beside those of requests."""
+    credentials: Credentials = field(default_factory=known_credentials, repr=False)
     deadline: float = math.inf
     """time.monotonic() after which everything stops."""
 
@@ -64,6 +69,7 @@ class Network:
         self.stopped = stopped or threading.Event()
         self._lock = threading.Lock()
         self._bytes = 0
+        self.trusted = _bundle(connection.ca_pem) if connection.ca_pem else ""
         self.session = _session(self)
 
     def __enter__(self) -> Network:
@@ -72,6 +78,8 @@ class Network:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stopped.set()
         self.session.close()
+        if self.trusted:
+            os.unlink(self.trusted)
 
     @property
     def bytes_read(self) -> int:
@@ -196,6 +204,8 @@ def _session(network: Network) -> Any:
     class Session(requests.Session):  # type: ignore[misc,name-defined]
         def merge_environment_settings(self, url: str, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
             merged = super().merge_environment_settings(url, proxies, stream, verify, cert)
+            if network.trusted:
+                merged["verify"] = network.trusted
             if network.connection.proxies:
                 merged["proxies"] = {} if network.bypasses_proxy(url) else dict(network.connection.proxies)
             return merged
@@ -226,12 +236,22 @@ def _session(network: Network) -> Any:
                 super().rebuild_auth(prepared, response)
 
     session = Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=CONNECTIONS, pool_block=True))
     # a netrc file would replace the credentials that were chosen
     session.auth = lambda request: request
     session.trust_env = not network.connection.proxies
-    if network.connection.ca_file:
-        session.verify = network.connection.ca_file
     return session
+
+
+def _bundle(pem: str) -> str:
+    """A file with further certificates beside those that requests would trust."""
+    known = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or require("requests").certs.where()
+    with tempfile.NamedTemporaryFile("w", suffix=".pem", delete=False, encoding="utf-8") as file:
+        if os.path.isfile(known):
+            file.write(Path(known).read_text(encoding="utf-8", errors="ignore"))
+        file.write("\n" + pem)
+    return file.name
 
 
 def _check_length(reply: Any) -> None:
@@ -274,8 +294,11 @@ def read_json(address: str, network: Network) -> Any:
         raise _no_json(address) from err
 
 
-def json_of(reply: Any, address: str) -> Any:
+def json_of(reply: Any, address: str, what: str = "The catalog") -> Any:
     """The JSON document of an answer.
+
+    Args:
+        what: name of the thing for messages.
 
     Raises:
         EngineError: the answer is an error, or no JSON.
@@ -283,7 +306,7 @@ def json_of(reply: Any, address: str) -> Any:
     if reply.status_code in (401, 403):
         raise rejected(reply.status_code, address)
     if reply.status_code >= 400:
-        raise EngineError(f"The catalog cannot be read (HTTP {reply.status_code} {reply.reason})", public(address), ADVICE)
+        raise EngineError(f"{what} cannot be read (HTTP {reply.status_code} {reply.reason})", public(address), ADVICE)
     try:
         return reply.json()
     except (ValueError, RecursionError) as err:
@@ -323,16 +346,15 @@ def unreachable(err: BaseException, address: str) -> EngineError:
 def _innermost(err: BaseException) -> Any:
     reason: Any = err
     while True:
-        inner = reason.args[0] if getattr(reason, "args", None) else None
-        inner = inner if isinstance(inner, BaseException) else getattr(reason, "reason", None)
-        if not isinstance(inner, BaseException):
+        inner = [each for each in (*getattr(reason, "args", ()), getattr(reason, "reason", None)) if isinstance(each, BaseException)]
+        if not inner:
             return reason
-        reason = inner
+        reason = inner[-1]
 
 
 def short(err: BaseException) -> str:
     """The innermost reason of a network error in a few words, without anything secret."""
     reason = _innermost(err)
-    text = str(reason) or type(reason).__name__
+    text = str(getattr(reason, "strerror", None) or reason) or type(reason).__name__
     text = re.sub(r"<[^>]* object at 0x[0-9a-f]+>: |HTTPS?Connection(Pool)?\([^)]*\): ", "", text)
     return public(text).strip()[:160]

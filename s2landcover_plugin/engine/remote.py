@@ -32,6 +32,7 @@ GDAL_SETTINGS = {
     "GDAL_HTTP_TIMEOUT": "0",
     "GDAL_HTTP_LOW_SPEED_TIME": "0",
     "GDAL_HTTP_PROXY": "",
+    "CPL_VSIL_CURL_ADVISE_READ_TOTAL_BYTES_LIMIT": "0",
     "GDAL_HTTP_MULTIRANGE": "YES",
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
 }
@@ -213,7 +214,7 @@ class Relay:
     def __init__(self, network: Network) -> None:
         self._network = network
         self._files: dict[str, RemoteFile] = {}
-        self._failures: dict[str, EngineError] = {}
+        self._failures: dict[str, EngineError | Cancelled] = {}
         self._sockets: set[socket.socket] = set()
         self._secret = secrets.token_urlsafe(16)
         self._server = _server(self)
@@ -257,12 +258,18 @@ class Relay:
             raise self._failures.get(name) or EngineError(
                 err.what, file.shown, "the file is damaged or cut off; use another scene"
             ) from err
+        if name in self._failures:  # whatever GDAL made of it
+            raise self._failures[name]
 
     def find(self, path: str) -> RemoteFile | None:
         """The file behind a path of the server."""
         return self._files.get(path)
 
-    def failed(self, path: str, error: EngineError) -> None:
+    def has_failed(self, path: str) -> bool:
+        """Whether a file could not be read."""
+        return path in self._failures
+
+    def failed(self, path: str, error: EngineError | Cancelled) -> None:
         """Keep why a file could not be read."""
         self._failures.setdefault(path, error)
 
@@ -296,22 +303,30 @@ def _server(relay: Relay) -> ThreadingHTTPServer:
 
         def _answer(self, body: bool) -> None:
             file = relay.find(self.path)
+            if file is None:
+                return self._send(404, b"", {})
             try:
-                if file is None:
-                    return self._send(404, b"", {})
                 size = file.size()
-                start, stop = _range(self.headers.get("Range"), size)
-                if not body:
-                    return self._send(200, b"", {"Content-Length": str(size), "Accept-Ranges": "bytes"})
-                if start >= size:
-                    return self._send(416, b"", {"Content-Range": f"bytes */{size}"})
-                data = file.read(start, stop)
-            except EngineError as err:
+            except (EngineError, Cancelled) as err:
                 relay.failed(self.path, err)
                 return self._send(404, b"", {})
-            except Cancelled:
-                return self._send(404, b"", {})
+            start, stop = _range(self.headers.get("Range"), size)
+            if not body:
+                return self._send(200, b"", {"Content-Length": str(size), "Accept-Ranges": "bytes"})
+            data = self._data(file, start, stop)
             self._send(206 if "Range" in self.headers else 200, data, {"Content-Range": f"bytes {start}-{start + len(data) - 1}/{size}"})
+
+        def _data(self, file: RemoteFile, start: int, stop: int) -> bytes:
+            """The bytes asked for. After a failure: zeros, because GDAL prints errors of its reading threads where nobody can catch them;
+            the failure is raised when GDAL returns, whatever it made of them."""
+            if not relay.has_failed(self.path):
+                try:
+                    if start < stop:
+                        return file.read(start, stop)
+                    relay.failed(self.path, EngineError("The scene's file is cut off", file.shown, "use another scene"))
+                except (EngineError, Cancelled) as err:
+                    relay.failed(self.path, err)
+            return bytes(max(stop - start, 1))
 
         def _send(self, status: int, data: bytes, headers: dict[str, str]) -> None:
             with contextlib.suppress(OSError):  # nobody listens any more
@@ -324,10 +339,15 @@ def _server(relay: Relay) -> ThreadingHTTPServer:
         def log_message(self, format: str, *args: Any) -> None:
             """Say nothing: GDAL's requests interest nobody."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    server.block_on_close = False
-    return server
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        block_on_close = False
+        request_queue_size = 128  # GDAL opens a connection for each range; those that find no place come back a second later
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            """Say nothing about connections that GDAL has dropped."""
+
+    return Server(("127.0.0.1", 0), Handler)
 
 
 def _range(text: str | None, size: int) -> tuple[int, int]:

@@ -1,0 +1,581 @@
+"""How files of each provider are reached: tokens, keys, logins, proxies, certificates; and that no secret is told anywhere."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import ssl
+import subprocess
+import threading
+import time
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+import numpy as np
+import pytest
+from osgeo import gdal
+
+from s2landcover_plugin.engine import access, addresses
+from s2landcover_plugin.engine.credentials import Credentials, known_credentials
+from s2landcover_plugin.engine.crs import Aoi
+from s2landcover_plugin.engine.errors import EngineError
+from s2landcover_plugin.engine.fetch import FetchOptions, run_fetch
+from s2landcover_plugin.engine.http import Connection, Network
+from s2landcover_plugin.engine.stac import SearchOptions, find_scenes
+
+from .conftest import Messages, read, shared_data, write_raster
+from .fault_server import FaultServer, Reply, SasServer, running, s3_refusal
+from .test_faults import AOI, item, scene  # noqa: F401  (a fixture)
+
+SECRETS = ("hunter2", "SECRETKEY", "sig=", "bearer-", "shh")
+KEYS = {"MYKEY": "SECRETKEY/+abc"}
+
+
+def fetch(address, folder, provider="custom", credentials=None, messages=None, bands=("B04",), **connection):
+    """Fetch, and look for secrets in everything that was said and written."""
+    messages = messages or Messages()
+    search = SearchOptions(catalog=provider, stac_url=address)
+    how = Connection(credentials=credentials or Credentials(), **connection)
+    said = []
+    try:
+        return run_fetch(search, FetchOptions(bands=bands), AOI, str(folder / "o.tif"), str(folder / "o.json"), "", messages.progress, how)
+    except EngineError as err:
+        said = [str(err), repr(err)]
+        raise
+    finally:
+        said += [*messages.infos, *messages.warnings, repr(how), repr(how.credentials)]
+        written = [path.read_bytes().decode("latin-1") for path in folder.iterdir() if path.is_file()]
+        assert not [(secret, text[:200]) for text in (*said, *written) for secret in SECRETS if secret in text]
+
+
+def catalog(server, folder, name="items.json", **assets):
+    """Put an item with these hrefs on the server; its address."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(item(**assets)))
+    return f"{server.url}/{name}"
+
+
+@pytest.fixture
+def root(scene, tmp_path):  # noqa: F811
+    """A copy of the scene's folder, and its pixels of B04."""
+    folder = tmp_path / "root"
+    shutil.copytree(scene[0], folder)
+    return folder, scene[1][1]
+
+
+@pytest.fixture
+def out(tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    return folder
+
+
+def same(out, expected):
+    np.testing.assert_array_equal(read(out / "o.tif")[0], expected)
+
+
+# Planetary Computer
+
+
+def test_tokens_are_got_beside_the_api_and_renewed_before_they_end(root, out):
+    sas = SasServer(life_s=1.0)
+    with running(FaultServer(root[0], refuse=sas.refuse, special=sas.special, delay_s=0.25)) as server:
+        hrefs = {name: f"{server.url}/{name}.tif" for name in ("B03", "B04", "SCL")}
+        fetch(catalog(server, root[0], "api/stac/v1/items.json", **hrefs), out, "planetary-computer")
+        assert sas.issued > 3  # three files, read for more than a second with tokens of one second
+    same(out, root[1])
+
+
+def test_unsigned_requests_are_refused_by_the_stand_in(root, out):
+    sas = SasServer()
+    with running(FaultServer(root[0], refuse=sas.refuse, special=sas.special)) as server:
+        with pytest.raises(EngineError, match="refuses access"):
+            fetch(catalog(server, root[0]), out)
+    assert list(out.iterdir()) == []
+
+
+def test_the_token_server_can_be_stated(root, out):
+    sas = SasServer()
+    with running(FaultServer(root[0], refuse=sas.refuse, special=sas.special)) as server:
+        where = Credentials(sas_url=f"{server.url}/elsewhere/sas/v1/token")
+        fetch(catalog(server, root[0]), out, "planetary-computer", where)
+    same(out, root[1])
+
+
+def test_gdal_signs_the_same_way(root):
+    """GDAL's own signing, on the same stand-in: the stand-in is right about the protocol."""
+    sas = SasServer()
+    with running(FaultServer(root[0], refuse=sas.refuse, special=sas.special)) as server:
+        gdal.SetConfigOption("VSICURL_PC_SAS_SIGN_HREF_URL", f"{server.url}/api/sas/v1/sign?href=")
+        try:
+            assert known_credentials().sas_url == f"{server.url}/api/sas/v1/token"
+            dataset = gdal.Open(f"/vsicurl?pc_url_signing=yes&url={server.url}/B04.tif")
+            assert dataset.ReadAsArray(0, 0, 10, 10).any()
+        finally:
+            gdal.SetConfigOption("VSICURL_PC_SAS_SIGN_HREF_URL", None)
+
+
+@pytest.mark.parametrize(
+    ("href", "asked"),
+    [
+        ("https://sentinel2l2a01.blob.core.windows.net/sentinel2-l2/13/a.tif", "/token/sentinel2l2a01/sentinel2-l2"),
+        ("http://127.0.0.1/a.tif", "/sign?href=http%3A%2F%2F127.0.0.1%2Fa.tif"),
+    ],
+)
+def test_real_hrefs_get_one_token_for_their_container(tmp_path, href, asked):
+    sas = SasServer()
+    with running(FaultServer(tmp_path, special=sas.special)) as server:
+        with Network(Connection(credentials=Credentials(sas_url=f"{server.url}/sas/v1/token"))) as network:
+            tokens = access.Accesses(network, "https://planetarycomputer.microsoft.com/api/stac/v1", "planetary-computer")
+            way = tokens.source(href, {}, {})
+            url, headers = way.access.prepare(way.address)
+            assert url.startswith(f"{href}?se=2030&sig=") and not headers
+            again = tokens.source(href, {}, {})
+            assert again.access.prepare(again.address)[0] == url and sas.issued == 1
+        (request,) = server.requests
+        assert request[1].endswith(urlsplit(asked).path)
+
+
+# S3 and Copernicus Data Space
+
+
+def test_gdal_is_let_in_by_the_s3_stand_in(root, tmp_path, monkeypatch):
+    """Signature Version 4 as GDAL writes it passes the stand-in, and a wrong key does not: the stand-in is right."""
+    (root[0] / "eodata").mkdir()
+    shutil.copy(root[0] / "B04.tif", root[0] / "eodata" / "B04.tif")
+    with running(FaultServer(root[0], refuse=lambda request: s3_refusal(request, KEYS))) as server:
+        settings = {"AWS_S3_ENDPOINT": server.url[7:], "AWS_HTTPS": "NO", "AWS_VIRTUAL_HOSTING": "FALSE", "AWS_ACCESS_KEY_ID": "MYKEY"}
+        for secret, passes in ((KEYS["MYKEY"], True), ("wrong", False)):
+            for name, value in {**settings, "AWS_SECRET_ACCESS_KEY": secret, "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}.items():
+                gdal.SetThreadLocalConfigOption(name, value)
+            gdal.VSICurlClearCache()
+            try:
+                opened = gdal.Open("/vsis3/eodata/B04.tif")
+            except RuntimeError:
+                opened = None
+            assert (opened is not None) == passes
+        for name in (*settings, "AWS_SECRET_ACCESS_KEY", "GDAL_DISABLE_READDIR_ON_OPEN"):
+            gdal.SetThreadLocalConfigOption(name, None)
+
+
+def s3_items(root):
+    """Files in a bucket; one with a character that has to be escaped."""
+    bucket = root / "eodata" / "a b"
+    bucket.mkdir(parents=True)
+    for name in ("B03", "B04", "SCL"):
+        shutil.copy(root / f"{name}.tif", bucket / f"{name}.tif")
+    return {name: f"s3://eodata/a b/{name}.tif" for name in ("B03", "B04", "SCL")}
+
+
+def bucket_path(request):
+    """Serve `/eodata/a%20b/…` from the folder of that name."""
+    request.path = request.path.replace("%20", " ")
+
+
+def test_s3_keys_sign_every_request(root, out):
+    hrefs = s3_items(root[0])
+
+    def refuse(request):
+        if not request.path.startswith("/eodata"):
+            return None
+        answer = s3_refusal(request, KEYS)
+        return answer or file_reply(root[0], request)
+
+    with running(FaultServer(root[0], refuse=refuse)) as server:
+        settings = {"AWS_S3_ENDPOINT": server.url[7:], "AWS_HTTPS": "NO"}
+        good = Credentials(s3_key="MYKEY", s3_secret=KEYS["MYKEY"], s3=settings)
+        address = catalog(server, root[0], **hrefs)
+        fetch(address, out, "copernicus", good)
+        same(out, root[1])
+        before = (out / "o.tif").read_bytes()
+        for bad in (replace(good, s3_secret="hunter2"), replace(good, s3_key="OTHER")):
+            with pytest.raises(EngineError, match=r"refuses access \(HTTP 403\).*s3://eodata/a b/.*AUTHCFG"):
+                fetch(address, out, "copernicus", bad)
+        with pytest.raises(EngineError, match="need credentials: s3://eodata.*AUTHCFG.*AWS_ACCESS_KEY_ID"):
+            fetch(address, out, "copernicus", Credentials(s3=settings))
+        assert (out / "o.tif").read_bytes() == before
+
+
+def file_reply(root, request):
+    """A range of a file whose path is percent-encoded."""
+    data = (root / request.path.lstrip("/").replace("%20", " ")).read_bytes()
+    start, stop = (int(n) for n in request.headers["Range"].removeprefix("bytes=").split("-"))
+    stop = min(stop + 1, len(data))
+    return Reply(206, data[start:stop], {"Content-Range": f"bytes {start}-{stop - 1}/{len(data)}"})
+
+
+def test_a_bucket_in_another_region_is_found(root, out):
+    hrefs = s3_items(root[0])
+
+    def refuse(request):
+        if not request.path.startswith("/eodata"):
+            return None
+        if "/eu-central-1/" not in request.headers["Authorization"]:
+            return Reply(400, b"AuthorizationHeaderMalformed", {"x-amz-bucket-region": "eu-central-1"})
+        assert request.headers["x-amz-request-payer"] == "requester" and request.headers["x-amz-security-token"] == "shh"
+        return s3_refusal(request, KEYS) or file_reply(root[0], request)
+
+    with running(FaultServer(root[0], refuse=refuse)) as server:
+        settings = {"AWS_S3_ENDPOINT": server.url, "AWS_REQUEST_PAYER": "requester"}
+        keys = Credentials(s3_key="MYKEY", s3_secret=KEYS["MYKEY"], s3_session="shh", s3=settings)
+        fetch(catalog(server, root[0], **hrefs), out, credentials=keys)
+    same(out, root[1])
+
+
+def cdse_item(server):
+    """The real item's shape: S3 hrefs, https alternates that need a token."""
+    made = item(**{name: f"s3://eodata/x/{name}.tif" for name in ("B03", "B04", "SCL")})
+    schemes = {"oidc": {"type": "openIdConnect", "openIdConnectUrl": f"{server.url}/realm/.well-known/openid-configuration"}}
+    made["properties"]["auth:schemes"] = {"s3": {"type": "s3"}, **schemes}
+    for key, name in (("green", "B03"), ("red", "B04"), ("scl", "SCL")):
+        https = {"href": f"{server.url}/odata/{name}.tif/$value", "auth:refs": ["oidc"], "storage:refs": []}
+        made["assets"][key].update({"auth:refs": ["s3"], "alternate": {"https": https}})
+    return made
+
+
+class LoginServer:
+    """Stand-in for OpenID Connect: tokens for one user, each good for some requests."""
+
+    def __init__(self, root, uses):
+        self.root, self.uses, self.left, self.logins = root, uses, {}, 0
+
+    def special(self, request):
+        if request.path.endswith("openid-configuration"):
+            return Reply(200, json.dumps({"token_endpoint": f"http://{request.headers['Host']}/realm/token"}).encode())
+        if request.path == "/realm/token":
+            form = {name: values[0] for name, values in request.form.items()}
+            expected = {"grant_type": "password", "client_id": "cdse-public", "username": "me@x.org", "password": "hunter2&="}
+            if form != expected:
+                return Reply(401, b'{"error":"invalid_grant"}')
+            self.logins += 1
+            token = f"bearer-{self.logins}"
+            self.left[token] = self.uses
+            return Reply(200, json.dumps({"access_token": token, "expires_in": 600}).encode())
+        if request.path.startswith("/odata/"):
+            token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+            if self.left.get(token, 0) < 1:
+                return Reply(401, b"expired")
+            self.left[token] -= 1
+            request.path = request.path.removeprefix("/odata").removesuffix("/$value")
+            return file_reply(self.root, request)
+        return None
+
+
+def test_a_login_gets_tokens_and_renews_them(root, out):
+    login = LoginServer(root[0], uses=3)
+    with running(FaultServer(root[0], special=login.special)) as server:
+        (root[0] / "items.json").write_text(json.dumps(cdse_item(server)))
+        fetch(f"{server.url}/items.json", out, "copernicus", Credentials(user="me@x.org", password="hunter2&="))
+        same(out, root[1])
+        assert login.logins > 2
+        with pytest.raises(EngineError, match=r"refuses access \(HTTP 401\): http://127.*/realm/token"):
+            fetch(f"{server.url}/items.json", out, "copernicus", Credentials(user="me@x.org", password="shh"))
+        with pytest.raises(EngineError, match=r"refuses access \(HTTP 401\)"):
+            fetch(f"{server.url}/items.json", out, "copernicus", Credentials(token="bearer-77"))
+
+
+def test_a_catalog_cannot_send_a_password_to_a_stranger(tmp_path):
+    with Network(Connection(credentials=Credentials(user="me@x.org", password="hunter2"))) as network:
+        for catalog_at in ("https://evil.example.org/stac", "http://stac.dataspace.copernicus.eu/v1"):
+            ways = access.Accesses(network, catalog_at, "custom")
+            for href, login in (
+                ("https://evil.example.org/a.tif", "https://identity.dataspace.copernicus.eu/x"),
+                ("https://zipper.dataspace.copernicus.eu/a.tif", "https://evil.example.org/x"),
+                ("http://zipper.dataspace.copernicus.eu/a.tif", "https://identity.dataspace.copernicus.eu/x"),
+            ):
+                properties = {"auth:schemes": {"oidc": {"openIdConnectUrl": login}}}
+                with pytest.raises(EngineError, match="on behalf of a stranger"):
+                    ways.source(href, {"auth:refs": ["oidc"]}, {"properties": properties})
+
+
+def test_the_real_copernicus_item_is_reached_with_keys_or_a_login():
+    real = json.loads((shared_data("stac") / "cdse_sentinel-2-l2a_T36NYH_20200322_N0500.json").read_text())["features"][0]
+    asset = real["assets"]["B04_10m"]
+
+    def way(credentials):
+        with Network(Connection(credentials=credentials)) as network:
+            return access.Accesses(network, "https://stac.dataspace.copernicus.eu/v1", "copernicus").source(asset["href"], asset, real)
+
+    keys = way(Credentials(s3_key="MYKEY", s3_secret="SECRETKEY"))
+    url, headers = keys.access.prepare(keys.address)
+    assert url == asset["href"].replace("s3://", "https://eodata.dataspace.copernicus.eu/") and "/default/s3/" in headers["Authorization"]
+    login = way(Credentials(token="bearer-1"))
+    url, headers = login.access.prepare(login.address)
+    assert url == asset["alternate"]["https"]["href"] and headers == {"Authorization": "Bearer bearer-1"}
+    assert way(Credentials(user="me@x.org", password="hunter2")).address == url
+    with pytest.raises(EngineError, match="need credentials"):
+        way(Credentials())
+
+
+# credentials of the catalog itself
+
+
+def test_a_chosen_login_is_given_to_the_catalog_that_asks_for_it(root, out):
+    def refuse(request):
+        if request.headers.get("Authorization") == "Basic bWU6c2ho":  # me:shh
+            return None
+        return Reply(401, b"", {"WWW-Authenticate": 'Basic realm="x"'})
+
+    with running(FaultServer(root[0], refuse=refuse)) as server:
+        fetch(f"{server.url}/items.json", out, credentials=Credentials().chosen_login("me", "shh", s3_only=False, region=""))
+        same(out, root[1])
+        for not_chosen in (Credentials(user="me", password="shh"), Credentials(user="me", password="hunter2", chosen=True)):
+            with pytest.raises(EngineError, match=r"refuses access \(HTTP 401\)"):
+                fetch(f"{server.url}/items.json", out, credentials=not_chosen)
+
+
+def test_chosen_headers_go_to_the_catalog_and_not_to_other_hosts(root, out):
+    seen = {}
+
+    def look(request):
+        seen.setdefault(request.path, set()).add(request.headers.get("X-Key"))
+        return None
+
+    with running(FaultServer(root[0], refuse=look)) as server:
+        elsewhere = server.url.replace("127.0.0.1", "localhost")
+        address = catalog(server, root[0], B04=f"{elsewhere}/B04.tif", SCL=f"{server.url}/SCL.tif")
+        fetch(address, out, credentials=Credentials().chosen_headers({"X-Key": "shh"}))
+    assert seen == {"/items.json": {"shh"}, "/SCL.tif": {"shh"}, "/B04.tif": {None}}
+
+
+def test_a_redirect_does_not_carry_headers_to_a_stranger(root, out):
+    seen = []
+
+    def look(request):
+        if request.path == "/B04.tif" and request.headers["Host"].startswith("127."):
+            return Reply(302, b"", {"Location": f"http://localhost:{server.url.rpartition(':')[2]}/B04.tif"})
+        if request.path == "/B04.tif":
+            seen.append((request.headers.get("X-Key"), request.headers.get("Authorization")))
+        return None
+
+    with running(FaultServer(root[0], refuse=look)) as server:
+        headers = {"X-Key": "shh", "Authorization": "Bearer shh"}
+        fetch(f"{server.url}/items.json", out, credentials=Credentials().chosen_headers(headers))
+    assert set(seen) == {(None, None)}
+    same(out, root[1])
+
+
+# proxies and certificates
+
+
+class Proxy(BaseHTTPRequestHandler):
+    """A forward proxy that keeps what passed."""
+
+    protocol_version = "HTTP/1.1"
+    passed: list = []
+
+    def do_GET(self):
+        self.passed.append(self.path)
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in ("host", "proxy-connection", "connection")}
+        with contextlib.suppress(OSError), urlopen(Request(self.path, headers=headers), timeout=10) as reply:
+            body = reply.read()
+            self.send_response(reply.status)
+            for name in ("Content-Range", "ETag"):
+                if reply.headers[name]:
+                    self.send_header(name, reply.headers[name])
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@contextlib.contextmanager
+def serving(handler, wrap=None):
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        if wrap:
+            server.socket = wrap(server.socket)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.fixture
+def proxy():
+    Proxy.passed = []
+    with serving(Proxy) as address:
+        yield address
+
+
+def test_everything_goes_through_the_proxy_but_gdal(root, out, proxy):
+    with running(FaultServer(root[0])) as server:
+        way = f"http://{proxy}"
+        fetch(f"{server.url}/items.json", out, proxies={"http": way, "https": way})
+        same(out, root[1])
+        assert len(Proxy.passed) == len(server.requests)
+        assert {urlsplit(url).path for url in Proxy.passed} == {"/items.json", "/B04.tif", "/SCL.tif"}
+        Proxy.passed.clear()
+        for without in ("127.0.0.1", server.url, "127.0.*"):
+            fetch(f"{server.url}/items.json", out, proxies={"http": way}, no_proxy=(without,))
+        assert Proxy.passed == []
+
+
+def test_the_proxy_of_the_environment_is_used_and_gdal_is_not_sent_there(root, out, proxy, monkeypatch):
+    for name in ("http_proxy", "GDAL_HTTP_PROXY"):
+        monkeypatch.setenv(name, f"http://{proxy}")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with running(FaultServer(root[0])) as server:
+        fetch(f"{server.url}/items.json", out)
+    same(out, root[1])
+    assert {urlsplit(url).path for url in Proxy.passed} == {"/items.json", "/B04.tif", "/SCL.tif"}
+
+
+def test_a_proxy_that_is_not_there_is_one_sentence(root, out):
+    with running(FaultServer(root[0])) as server:
+        with pytest.raises(EngineError, match="cannot be read.*refused"):
+            fetch(f"{server.url}/items.json", out, proxies={"http": "http://me:shh@127.0.0.1:9"})
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    """A certificate of our own for 127.0.0.1: (PEM text, path of certificate and key)."""
+    key, pem = tmp_path / "key.pem", tmp_path / "cert.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(pem), "-days", "2"]
+    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*command, *subject], check=True, capture_output=True)
+    return pem.read_text(), pem, key
+
+
+def test_certificates_that_the_user_trusts_are_trusted_and_others_are_not(root, out, certificate):
+    text, pem, key = certificate
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem, key)
+
+    class Files(SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(root[0]))
+
+        def log_message(self, *_):
+            pass
+
+    with serving(Files, lambda plain: context.wrap_socket(plain, server_side=True)) as address:
+        started = time.monotonic()
+        with pytest.raises(EngineError, match="CERTIFICATE_VERIFY_FAILED.*certificate"):
+            fetch(f"https://{address}/items.json", out)
+        assert time.monotonic() - started < 5  # not tried again and again
+        fetch(f"https://{address}/items.json", out, ca_pem=text)
+    same(out, root[1])
+
+
+# what may be shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://user:pw@h.org:8/a.tif?sig=x&se=1", "https://h.org:8/a.tif"),
+        ("GET https://h.org/a?token=shh failed", "GET https://h.org/a failed"),
+        ("Max retries exceeded with url: /a.tif?sig=shh (Caused by x)", "Max retries exceeded with url: /a.tif (Caused by x)"),
+        ("/home/me/what?.json", "/home/me/what?.json"),
+        ("s3://eodata/a b.jp2", "s3://eodata/a b.jp2"),
+    ],
+)
+def test_addresses_are_shown_without_secrets(text, shown):
+    assert addresses.public(text) == shown
+
+
+def test_a_stac_url_with_a_key_is_not_written(root, out):
+    with running(FaultServer(root[0])) as server:
+        fetch(f"{server.url}/items.json?subscription=shh", out)
+    assert "items.json" in (out / "o.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same_house"),
+    [
+        ("stac.dataspace.copernicus.eu", "identity.dataspace.copernicus.eu", True),
+        ("a.co.uk", "b.co.uk", False),
+        ("x.s3.amazonaws.com", "y.s3.amazonaws.com", False),
+        ("127.0.0.1", "127.0.0.2", False),
+        ("localhost", "localhost", True),
+        ("", "", False),
+    ],
+)
+def test_neighbours(first, second, same_house):
+    assert addresses.same_house(first, second) == same_house
+
+
+# the antimeridian
+
+FIJI = 4  # km of the area on each side of 180 degrees
+
+
+def antimeridian_items(folder, form):
+    """Two scenes in UTM zones 60 and 1 (south) whose footprints cross 180 degrees; `form` is how the catalog writes that."""
+    items = []
+    for zone, value in ((60, 1111), (1, 2222)):
+        crs = f"EPSG:{32700 + zone}"
+        ((x, y),) = [(round(c[0], -1), round(c[1], -1)) for c in [to_crs(crs, 180.0, -17.0)]]
+        bounds = (x - 10000, y - 10000, x + 10000, y + 10000)
+        data = np.full((1, 2000, 2000), value, np.uint16)
+        path = folder / f"B04_{zone}.tif"
+        write_raster(path, data, epsg=32700 + zone, transform=(bounds[0], 10, 0, bounds[3], 0, -10))
+        ring = Aoi(crs, bounds).lonlat_ring()
+        made = item(B04=str(path))
+        made["assets"] = {"red": made["assets"]["red"]}
+        made["id"] = f"zone{zone}"
+        made["properties"]["grid:code"] = "MGRS-60KXF" if zone == 60 else "MGRS-01KAB"
+        west = [[min(px, 180.0), py] for px, py in ring]
+        east = [[max(px, 180.0) - 360, py] for px, py in ring]
+        made["geometry"] = {
+            "split": {"type": "MultiPolygon", "coordinates": [[[*west, west[0]]], [[*east, east[0]]]]},
+            "beyond 180": {"type": "Polygon", "coordinates": [[list(p) for p in (*ring, ring[0])]]},
+            "jumping": {"type": "Polygon", "coordinates": [[[(px + 180) % 360 - 180, py] for px, py in (*ring, ring[0])]]},
+        }[form]
+        items.append(made)
+    path = folder / "items.json"
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": items}))
+    return path
+
+
+def to_crs(crs, longitude, latitude):
+    from s2landcover_plugin.engine.crs import transform_points
+
+    return transform_points([(longitude, latitude)], "EPSG:4326", crs)[0]
+
+
+@pytest.mark.parametrize("form", ["split", "beyond 180", "jumping"])
+@pytest.mark.parametrize(
+    "aoi",
+    [
+        Aoi("EPSG:4326", (179.99, -17.01, 180.01, -16.99)),
+        Aoi("EPSG:4326", (-180.01, -17.01, -179.99, -16.99)),
+        Aoi("EPSG:4326", center=(180.0, -17.0), size_km=(2, 2)),
+        Aoi("EPSG:4326", center=(-180.0, -17.0), size_km=(2, 2)),
+    ],
+    ids=["east of 180", "west of -180", "centre 180", "centre -180"],
+)
+def test_an_area_across_the_antimeridian_is_whole(tmp_path, out, form, aoi):
+    path = antimeridian_items(tmp_path, form)
+    found = find_scenes(SearchOptions(stac_url=str(path)), aoi, Messages().progress)
+    assert [each.aoi_share for each in found] == pytest.approx([1.0, 1.0])
+    report = run_fetch(
+        SearchOptions(stac_url=str(path)), FetchOptions(bands=("B04",)), aoi, str(out / "o.tif"), "", "", Messages().progress
+    )
+    assert report.valid_share == 1 and 190 <= report.grid.width <= 230 and 190 <= report.grid.height <= 230
+
+
+def test_a_mosaic_across_the_antimeridian_takes_each_zone(tmp_path, out):
+    path = antimeridian_items(tmp_path, "split")
+    document = json.loads(path.read_text())
+    for feature, number in zip(document["features"], (0, 1)):
+        feature["geometry"] = {"type": "Polygon", "coordinates": feature["geometry"]["coordinates"][number]}
+    path.write_text(json.dumps(document))
+    for name, columns in (("B04_60.tif", slice(1000, None)), ("B04_1.tif", slice(0, 1000))):
+        dataset = gdal.Open(str(tmp_path / name), gdal.GA_Update)
+        data = dataset.ReadAsArray()
+        data[:, columns] = 0  # each has pixels on its own side only
+        dataset.GetRasterBand(1).WriteArray(data)
+        del dataset
+    options = FetchOptions(bands=("B04",), selection="mosaic", resampling="nearest")
+    aoi = Aoi("EPSG:4326", center=(180.0, -17.0), size_km=(2, 2))
+    report = run_fetch(SearchOptions(stac_url=str(path)), options, aoi, str(out / "o.tif"), "", "", Messages().progress)
+    data = read(out / "o.tif")[0]
+    assert len(report.choice.scenes) == 2 and report.valid_share > 0.97
+    assert 0.4 < (data == 1111).mean() < 0.6 and 0.4 < (data == 2222).mean() < 0.6
