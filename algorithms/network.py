@@ -1,5 +1,6 @@
 """What QGIS knows about the network: proxy, trusted certificates, authentication configurations."""
 
+import os
 from urllib.parse import quote
 
 from qgis.core import QgsApplication, QgsAuthMethodConfig, QgsNetworkAccessManager
@@ -25,7 +26,8 @@ def qgis_connection(authcfg):
     """
     proxies, without = _proxies()
     trusted = QgsApplication.authManager().trustedCaCertsPemText()
-    return Connection(proxies, without, bytes(trusted).decode("ascii", "ignore"), _credentials(authcfg))
+    cache = os.path.join(QgsApplication.qgisSettingsDirPath(), "cache", "s2landcover")
+    return Connection(proxies, without, bytes(trusted).decode("ascii", "ignore"), _credentials(authcfg), cache)
 
 
 def _proxies():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import hashlib
 import hmac
 import json
@@ -215,7 +216,7 @@ class SasServer:
         if "/sas/v1/" not in parts.path:
             return None
         token = self._issue()
-        expiry = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.tokens[token][0]))
+        expiry = dt.datetime.fromtimestamp(self.tokens[token][0], dt.timezone.utc).isoformat().replace("+00:00", "Z")
         if parts.path.endswith("/sign"):
             answer = {"href": f"{parse_qs(parts.query)['href'][0]}?{token}"}
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import http.server
 import json
+import os
 import threading
 import time
 
@@ -12,10 +13,13 @@ import numpy as np
 import pytest
 from osgeo import gdal
 
+from demo import servers
 from s2landcover_plugin.engine import http as engine_http
+from s2landcover_plugin.engine.cache import RangeCache
 from s2landcover_plugin.engine.crs import Aoi
 from s2landcover_plugin.engine.errors import Cancelled, EngineError
 from s2landcover_plugin.engine.fetch import FetchOptions, run_fetch
+from s2landcover_plugin.engine.http import Connection
 from s2landcover_plugin.engine.progress import Progress
 from s2landcover_plugin.engine.stac import SearchOptions
 
@@ -186,6 +190,58 @@ def test_a_second_run_sees_what_changed_on_the_server(scene, tmp_path):
         fetch(f"{server.url}/items.json", tmp_path)
     np.testing.assert_array_equal(read(tmp_path / "o.tif")[0], expected[0])
     assert (read(tmp_path / "o.tif")[1] == 77).all()
+
+
+def old_copy(folder, target, seconds=3600):
+    """A copy of the scene's files that were changed long ago."""
+    target.mkdir()
+    for name in ("B03.tif", "B04.tif", "SCL.tif", "items.json"):
+        (target / name).write_bytes((folder / name).read_bytes())
+        then = time.time() - seconds
+        os.utime(target / name, (then, then))
+    return target
+
+
+@pytest.mark.parametrize(("age_s", "reused"), [(3600, True), (5, False)], ids=["old", "just changed"])
+def test_a_second_run_reuses_what_is_on_disk_if_it_is_the_same(scene, tmp_path, age_s, reused):
+    """nginx's ETag is date and size: a file changed within its second has the same one, so that young files are not reused."""
+    copy = old_copy(scene[0], tmp_path / "copy", age_s)
+    copy.parent.chmod(0o755)
+    copy.chmod(0o755)
+    out, work, cache = tmp_path / "out", tmp_path / "work", tmp_path / "cache"
+    out.mkdir()
+    work.mkdir()
+    how = Connection(cache_folder=str(cache))
+    with servers.file_server(copy, work) as files:
+        address = f"{files.url}/items.json"
+        first = fetch(address, out, connection=how)
+        second = fetch(address, out, connection=how)
+        np.testing.assert_array_equal(read(out / "o.tif"), scene[1])
+        assert (second.bytes_read < first.bytes_read / 4) == reused
+        assert second.bytes_read <= 3 * 8192 or not reused
+        changed = gdal.Open(str(copy / "B04.tif"), gdal.GA_Update)
+        changed.GetRasterBand(1).Fill(77)
+        changed.FlushCache()
+        del changed
+        fetch(address, out, connection=how)
+        np.testing.assert_array_equal(read(out / "o.tif")[0], scene[1][0])
+        assert (read(out / "o.tif")[1] == 77).all()
+
+
+def test_damaged_bytes_on_disk_are_not_used_and_old_ones_are_removed(tmp_path):
+    cache = RangeCache(str(tmp_path / "cache"))
+    cache.put("a", "v", 0, 3, b"abc")
+    cache.put("a", "v", 3, 6, b"def")
+    assert (cache.get("a", "v", 0, 3), cache.get("a", "w", 0, 3), cache.get("b", "v", 0, 3)) == (b"abc", None, None)
+    assert cache.get("a", "", 0, 3) is None
+    for path in (tmp_path / "cache").glob("*/*"):
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+        os.utime(path, (1, 1))
+    assert cache.get("a", "v", 0, 3) is None
+    cache.put("a", "v", 6, 9, b"ghi")
+    cache.trim(limit_bytes=40)
+    assert cache.get("a", "v", 6, 9) == b"ghi" and len(list((tmp_path / "cache").glob("*/*"))) == 1
+    assert RangeCache("").get("a", "v", 0, 3) is None
 
 
 def test_what_has_come_is_not_asked_for_again(scene, tmp_path, patient):

@@ -36,6 +36,7 @@ FOUNDATION = [
     "credentials",
     "http",
     "access",
+    "cache",
     "remote",
 ]
 """Modules that operations stand on, lowest first; one may import only those before it."""

@@ -144,10 +144,9 @@ class S3Keys:
     def refused(self, url: str, reply: Any) -> bool:
         """Whether the bucket lies in another region than thought: then that one is used."""
         region = reply.headers.get("x-amz-bucket-region", "")
-        if not region or region == self._region:
-            return False
-        self._region = region
-        return True
+        self._region = region or self._region
+        # another thread may have learnt it meanwhile: what counts is what this request was signed for
+        return bool(region) and f"/{region}/s3/" not in reply.request.headers.get("Authorization", "")
 
 
 class OidcTokens:

@@ -51,6 +51,8 @@ class Connection:
     ca_pem: str = field(default="", repr=False)
     """Certificates (PEM) that are trusted beside those of requests."""
     credentials: Credentials = field(default_factory=known_credentials, repr=False)
+    cache_folder: str = ""
+    """Where bytes of remote files are kept for the next run; empty: nowhere."""
     deadline: float = math.inf
     """time.monotonic() after which everything stops."""
 

@@ -21,6 +21,7 @@ from osgeo import gdal
 
 from . import addresses
 from .access import Source
+from .cache import RangeCache, settled_version
 from .errors import Cancelled, EngineError
 from .http import CHUNK_BYTES, Network, Tries, rejected
 from .packages import require
@@ -67,13 +68,15 @@ class _Interrupted(Exception):
 class RemoteFile:
     """A file on an HTTP server, read by ranges; several threads may read."""
 
-    def __init__(self, network: Network, source: Source) -> None:
+    def __init__(self, network: Network, source: Source, cache: RangeCache) -> None:
         self._network = network
         self._source = source
+        self._cache = cache
         self._lock = threading.Lock()
         self._disk = threading.Lock()
         self._size = -1
         self._version = ""
+        self._settled = ""
         self._head = b""
         self._whole: IO[bytes] | None = None
 
@@ -101,7 +104,13 @@ class RemoteFile:
         """
         if stop <= len(self._head):
             return self._head[start:stop]
-        return self._fetch(start, stop) if self._whole is None else self._from_disk(start, stop)
+        if self._whole is not None:
+            return self._from_disk(start, stop)
+        kept = self._cache.get(self._source.address, self._settled, start, stop)
+        if kept is None:
+            kept = self._fetch(start, stop)
+            self._cache.put(self._source.address, self._settled, start, stop, kept)
+        return kept
 
     def close(self) -> None:
         """Remove what was kept on disk."""
@@ -176,6 +185,8 @@ class RemoteFile:
         version = f"{size} {reply.headers.get('ETag', '')} {reply.headers.get('Last-Modified', '')}"
         if self._size >= 0 and version != self._version:
             raise EngineError("The file was changed on the server while it was read", self.shown, "run again")
+        if self._size < 0:
+            self._settled = settled_version(size, reply.headers)
         self._size, self._version = size, version
 
     def _chunks(self, reply: Any) -> Iterator[bytes]:
@@ -217,6 +228,7 @@ class Relay:
         self._failures: dict[str, EngineError | Cancelled] = {}
         self._sockets: set[socket.socket] = set()
         self._secret = secrets.token_urlsafe(16)
+        self._cache = RangeCache(network.connection.cache_folder)
         self._server = _server(self)
 
     def __enter__(self) -> Relay:
@@ -230,6 +242,7 @@ class Relay:
         for connected in list(self._sockets):
             with contextlib.suppress(OSError):
                 connected.shutdown(socket.SHUT_RDWR)
+        self._cache.trim()
         for path, file in self._files.items():
             file.close()
             gdal.VSICurlPartialClearCache(f"/vsicurl/{self._base}{path}")
@@ -242,7 +255,7 @@ class Relay:
         """What GDAL opens to read a remote file."""
         ending = ".jp2" if ".jp2" in source.address.lower() else ".tif"
         path = f"/{self._secret}/{len(self._files)}{ending}"
-        self._files[path] = RemoteFile(self._network, source)
+        self._files[path] = RemoteFile(self._network, source, self._cache)
         return f"/vsicurl/{self._base}{path}"
 
     @contextlib.contextmanager
