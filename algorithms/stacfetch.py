@@ -23,6 +23,8 @@ class StacFetch(Algorithm):
         "catalog states. It lies on the scene's own grid, snapped outwards. "
         "Scenes (or days) that cover at least three quarters of what the best one covers compete by cloud cover. Of items that are the "
         "same pixels processed twice the newest baseline is used.\n\n"
+        "Files of the Planetary Computer are signed by the plugin; those of Copernicus Data Space need S3 keys or a login, in AUTHCFG or "
+        "in the environment. Cloud cover is that of the area, counted in the scene classification.\n\n"
         "The ledger is a JSON file with the scenes found, the one chosen, and the radiometric decision for each band with its reason."
     )
 

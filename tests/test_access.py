@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import json
+import math
 import shutil
 import ssl
 import subprocess
@@ -88,6 +90,13 @@ def test_tokens_are_got_beside_the_api_and_renewed_before_they_end(root, out):
         fetch(catalog(server, root[0], "api/stac/v1/items.json", **hrefs), out, "planetary-computer")
         assert sas.issued > 3  # each of the files takes several requests of 0.25 s, and a token lasts for half a second
     same(out, root[1])
+
+
+@pytest.mark.parametrize(("life_s", "used_for_s"), [(3600, 3540), (10, 5), (-100, -50)])
+def test_a_token_is_not_used_to_its_very_end(life_s, used_for_s):
+    end = dt.datetime.now(dt.timezone.utc) + dt.timedelta(seconds=life_s)
+    assert access._good_until(end.isoformat()) - time.time() == pytest.approx(used_for_s, abs=1)
+    assert access._good_until(None) == math.inf  # used until it is refused
 
 
 def test_unsigned_requests_are_refused_by_the_stand_in(root, out):
