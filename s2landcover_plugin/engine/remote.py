@@ -191,6 +191,8 @@ class RemoteFile:
 
     def _chunks(self, reply: Any) -> Iterator[bytes]:
         errors = require("requests").exceptions
+        # urllib3 would throw away what came before an early end; how much was missing is looked at below
+        reply.raw.enforce_content_length = False
         try:
             for chunk in reply.iter_content(CHUNK_BYTES):
                 self._network.check()
