@@ -1,4 +1,4 @@
-"""k-means land cover."""
+"""Land cover by clusters."""
 
 from ..engine.clustering import ClusterOptions, ClusterOutputs, run_clustering
 from ..engine.index_table import INDICES
@@ -28,20 +28,23 @@ class ClusterRaster(Algorithm):
     ID = "clusterraster"
     TITLE = "Cluster raster"
     GROUP = GROUP
-    TAGS = ("k-means", "unsupervised", "classification", "isodata")
+    TAGS = ("k-means", "gmm", "mixture", "unsupervised", "classification", "isodata")
     HELP = (
         "Groups the pixels of a raster into clusters of similar reflectance and writes a class raster with names, colours and areas.\n\n"
-        "Clusters are found by k-means (k-means++ starts, Lloyd) on a seeded sample spread over the raster; every pixel then goes to the "
-        "nearest centre. With 0 clusters the number is chosen from the elbow of the inertia curve or from the Davies-Bouldin index. "
+        "Clusters are found on a seeded sample spread over the raster: by k-means (k-means++ starts, Lloyd), where every pixel goes to the "
+        "nearest centre, or as a Gaussian mixture with full covariances (EM, from the k-means centres), where it goes to the most likely "
+        "cluster. With 0 clusters the number is chosen from the elbow of the inertia curve or from the Davies-Bouldin index. "
         "Cluster 1 is the darkest, the last the brightest; colours can be told apart with colour vision deficiency.\n\n"
-        "A pixel counts where all its bands are valid. The model (JSON) keeps centres, scaling and class names; the table (CSV) and the "
-        "report (HTML) keep the hectares per class."
+        "Confidence is 0 to 1: the posterior probability of the cluster (mixture), or by how much the second nearest centre is farther "
+        "away than the nearest (k-means; 0: equally far). A pixel counts where all its bands are valid. The model (JSON) keeps clusters, "
+        "scaling and class names, for Apply clusters; the table (CSV) and the report (HTML) keep the hectares per class."
     )
 
     def define(self):
         add_feature_parameters(self)
         self.add_options(ClusterOptions)
         self.add_output_raster("OUTPUT", "Clusters")
+        self.add_output_raster("OUTPUT_CONFIDENCE", "Confidence", optional=True)
         self.add_output_file("OUTPUT_MODEL", "Model (JSON)", "json")
         self.add_output_file("OUTPUT_TABLE", "Areas (CSV)", "csv")
         self.add_output_file("OUTPUT_HTML", "Report (HTML)", "html")
@@ -51,12 +54,14 @@ class ClusterRaster(Algorithm):
 
     def compute(self, parameters, context, progress):
         source = self.raster(parameters, "INPUT", context)
-        output = self.destination(parameters, "OUTPUT", context)
+        output, confidence = (self.destination(parameters, name, context) for name in ("OUTPUT", "OUTPUT_CONFIDENCE"))
         model, table, html = (self.file(parameters, name, context) for name in ("OUTPUT_MODEL", "OUTPUT_TABLE", "OUTPUT_HTML"))
-        report = run_clustering(source, ClusterOutputs(output, model, table, html), cluster_options(self, parameters, context), progress)
+        outputs = ClusterOutputs(output, model, table, html, confidence)
+        report = run_clustering(source, outputs, cluster_options(self, parameters, context), progress)
         self.style(context, output, report.legend)
         return {
             "OUTPUT": output,
+            "OUTPUT_CONFIDENCE": confidence,
             "OUTPUT_MODEL": model,
             "OUTPUT_TABLE": table,
             "OUTPUT_HTML": html,

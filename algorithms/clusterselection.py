@@ -15,8 +15,8 @@ class ClusterSelection(Algorithm):
     GROUP = GROUP
     TAGS = ("elbow", "davies-bouldin", "k-means")
     HELP = (
-        "Fits k-means for every number of clusters in a range, on one seeded sample of the raster, and tells which number the elbow of "
-        "the inertia curve (Satopaa et al. 2011) and the Davies-Bouldin index (1979; smaller is better) would choose."
+        "Fits k-means, or Gaussian mixtures, for every number of clusters in a range, on one seeded sample of the raster, and tells which "
+        "number the elbow of the inertia curve (Satopaa et al. 2011) and the Davies-Bouldin index (1979; smaller is better) would choose."
     )
 
     def define(self):

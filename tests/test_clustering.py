@@ -96,7 +96,7 @@ def test_near_ties_are_decided_in_float64(tmp_path):
     source = write_raster(tmp_path / "s.tif", data, names=NAMES, scale=(0.0001, 0))
     reader, space = feature_reader(describe(source), (), (), "", Progress())
     centers = np.array([[1.0, 2.0, 3.0, 1.0], [1.0 + 2e-7, 2.0, 3.0, 1.0], [4.0, 1.0, 0.5, 2.0]])
-    model = ClusterModel(space.features, centers, np.zeros(4), np.ones(4), "none", 0, 1, 0.0)
+    model = ClusterModel(space.features, centers, np.zeros(4), np.ones(4), "none", (), np.full(3, 1 / 3), np.stack(3 * [np.eye(4)]))
     op = NearestCenter(space, model)
     codes = np.empty(data[0].size, np.uint8)
     op._assign(data.reshape(4, -1), codes)

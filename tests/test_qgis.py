@@ -59,7 +59,8 @@ def bands(demo_catalog, tmp_path_factory):
 def test_all_algorithms_are_listed():
     done = subprocess.run([*run_process("x", {}).args[:1], "list"], env=environment(), capture_output=True, text=True, timeout=120)
     listed = set(re.findall(r"s2landcover:(\w+)", done.stdout))
-    assert listed == {"stacsearch", "stacfetch", "bandstack", "spectralindices", "clusterselection", "clusterraster", "classareas"}
+    data = {"stacsearch", "stacfetch", "bandstack", "spectralindices"}
+    assert listed == {*data, "clusterselection", "clusterraster", "applyclusters", "classareas"}
 
 
 def test_search_writes_footprints(earth_search, tmp_path):
@@ -261,3 +262,27 @@ def test_loaded_layer_shows_class_names_and_colours(bands, tmp_path):
     shown = dict(re.findall(r"^(toolbox|reopened) (.*)$", done.stdout, re.MULTILINE))
     expected = [(i, f"Cluster {i}", c) for i, c in enumerate(("#332288", "#117733", "#88ccee", "#ddcc77"), 1)]
     assert shown["toolbox"] == shown["reopened"] == str(expected)
+
+
+def test_a_mixture_is_fitted_on_one_scene_and_applied_to_another_date(earth_search, tmp_path):
+    """Two real dates of one tile: one qgis_process call each."""
+    dates = ("S2A_33TWM_20230815_0_L2A", "S2B_33TWM_20230813_0_L2A")
+    paths = [str(tmp_path / f"{number}.tif") for number in range(2)]
+    for scene_id, path in zip(dates, paths):
+        run("stacfetch", {"STAC_URL": earth_search[0], "EXTENT": INSIDE, "SCENE_IDS": scene_id, "OUTPUT": path})
+    names = {"OUTPUT": "c.tif", "OUTPUT_CONFIDENCE": "p.tif", "OUTPUT_MODEL": "m.json", "OUTPUT_HTML": "c.html"}
+    fitted = {name: str(tmp_path / file) for name, file in names.items()}
+    run("clusterraster", {"INPUT": paths[0], "METHOD": "gmm", "N_CLUSTERS": 6, **fitted})
+    assert 0.5 < read(fitted["OUTPUT_CONFIDENCE"]).max() <= 1
+    names = {"OUTPUT": "a.tif", "OUTPUT_DISTANCE": "d.tif", "OUTPUT_TABLE": "a.csv", "OUTPUT_HTML": "a.html"}
+    applied = {name: str(tmp_path / file) for name, file in names.items()}
+    found = run("applyclusters", {"INPUT": paths[1], "MODEL": fitted["OUTPUT_MODEL"], **applied})
+    assert 0 <= float(found["OUTSIDE_SHARE"]) < 0.5
+    second = list(csv.DictReader(open(applied["OUTPUT_TABLE"])))
+    colours = {each["name"]: each["color"] for each in json.loads(open(fitted["OUTPUT_MODEL"]).read())["classes"]}
+    assert {row["name"]: row["color"] for row in second} == colours
+    # half of the pixels or more keep their class over two days
+    both = (read(fitted["OUTPUT"]) > 0) & (read(applied["OUTPUT"]) > 0)
+    assert (read(fitted["OUTPUT"]) == read(applied["OUTPUT"]))[both].mean() > 0.5
+    (tmp_path / "other.json").write_text("[]")
+    fails("applyclusters", {"INPUT": paths[1], "MODEL": str(tmp_path / "other.json"), **applied}, "no cluster model", tmp_path)

@@ -70,6 +70,18 @@ class Sink(Protocol):
         """Take the result of one window; called in window order from one thread."""
 
 
+@dataclass(frozen=True)
+class SomePlanes:
+    """A sink that hands some of the planes to another one."""
+
+    sink: Sink
+    planes: tuple[int, ...]
+
+    def write(self, window: Window, planes: Sequence[np.ndarray] | np.ndarray, valid: np.ndarray) -> None:
+        """Take the result of one window."""
+        self.sink.write(window, [planes[i] for i in self.planes], valid if valid.ndim == 2 else valid[list(self.planes)])
+
+
 def default_workers() -> int:
     """Threads that read and compute: the processor's cores, at most 4 (more only wait for each other)."""
     return max(1, min(4, os.cpu_count() or 1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from .blocks import Block, Op
@@ -10,6 +12,9 @@ from .geotiff import OutputBand
 from .legend import NODATA_CODE
 from .models import ClusterModel
 
+CLASS_BAND = OutputBand("class", "uint8", NODATA_CODE)
+CONFIDENCE_BAND = OutputBand("confidence", "float32", -1.0)
+DISTANCE_BAND = OutputBand("distance", "float32", -1.0)
 CHUNK_PX = 1 << 14
 """Pixels per step of the kernel: scores of 8 clusters in float32 stay in 1 MiB of second-level cache (docs/performance.md)."""
 
@@ -24,8 +29,8 @@ class NearestCenter(Op):
     def __init__(self, space: FeatureSpace, model: ClusterModel) -> None:
         self.space = space
         self.model = model
-        self.outputs = (OutputBand("class", "uint8", NODATA_CODE),)
-        scaled = (model.centers - model.shift) / model.spread
+        self.outputs = (CLASS_BAND,)
+        scaled = model.scaled_means
         weights = 2 * scaled / model.spread
         constant = -(scaled**2).sum(1) - weights @ model.shift
         n = space.n_bands
@@ -79,8 +84,8 @@ class NearestCenter(Op):
         return defined
 
     def _assign_exactly(self, stored: np.ndarray) -> np.ndarray:
-        z = (self.space.values(stored) - self.model.shift[:, None]) / self.model.spread[:, None]
-        scaled = (self.model.centers - self.model.shift) / self.model.spread
+        z = self.model.scaled(self.space.values(stored))
+        scaled = self.model.scaled_means
         scores: np.ndarray = 2 * scaled @ z - (scaled**2).sum(1)[:, None]
         return (scores.argmax(axis=0) + 1).astype(np.uint8)
 
@@ -95,3 +100,38 @@ def _running_argmax(scores: np.ndarray, best: np.ndarray, higher: np.ndarray, co
         np.maximum(best, scores[j], out=best)
         np.multiply(number, np.uint8(j + 1), out=number)
         np.maximum(code, number, out=code)
+
+
+class Judged(Op):
+    """Code, confidence, and distance from the training data of every valid pixel, in float64. Can be sent to another process.
+
+    Pixels farther than a limit get the code after the last one: unknown.
+    """
+
+    outputs = (CLASS_BAND, CONFIDENCE_BAND, DISTANCE_BAND)
+
+    def __init__(self, space: FeatureSpace, model: ClusterModel, limit: float = math.inf) -> None:
+        """
+        Args:
+            limit: largest distance of a pixel that still belongs to a cluster.
+        """
+        self.space = space
+        self.model = model
+        self.limit = limit
+
+    def __call__(self, block: Block) -> Block:
+        data, valid = np.asarray(block.data), block.all_valid
+        where = np.flatnonzero(valid)
+        codes, confidence, distance = (np.full(valid.size, band.nodata, band.dtype) for band in self.outputs)
+        stored = data.reshape(len(data), -1)
+        for start in range(0, len(where), CHUNK_PX):
+            here = where[start : start + CHUNK_PX]
+            values = self.space.values(stored[:, here])
+            defined = np.isfinite(values).all(axis=0)
+            here = here[defined]
+            judged = self.model.judge(self.model.scaled(values[:, defined]))
+            codes[here] = judged.cluster + 1
+            codes[here[judged.distance > self.limit]] = len(self.model.means) + 1
+            confidence[here], distance[here] = judged.confidence, judged.distance
+        planes = tuple(plane.reshape(valid.shape) for plane in (codes, confidence, distance))
+        return Block(planes, planes[0] != NODATA_CODE, block.window)

@@ -1,29 +1,37 @@
-"""k-means land cover: fit on a sample, streamed prediction, and what is told about the result."""
+"""Land cover by clusters: fit on a sample, streamed prediction, and what is told about the result."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+import math
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from .areas import ClassTally
-from .blocks import run_blocks
-from .classification import NearestCenter
+from .blocks import Op, Sink, SomePlanes, run_blocks
+from .classification import CONFIDENCE_BAND, Judged, NearestCenter
+from .crs import crs_name
 from .features import FeatureSpace, feature_reader
 from .files import STYLE_SUFFIX, OutputFiles
 from .geotiff import RasterWriter, write_class_table
+from .grid import Grid
 from .legend import LegendClass, qml
-from .models import ClusterModel, canonical_order
+from .model_file import to_json
+from .models import ClusterModel, canonical_order, scatter, training_reach
 from .options import check_options, option
+from .palette import colours
 from .progress import Progress
 from .raster import RasterReader, describe
 from .sampling import draw_sample
-from .selection import ClusterFit, Selection, fit_kmeans, select_n_clusters
+from .selection import ClusterFit, Selection, fit_kmeans, fit_mixture, select_n_clusters
 from .version import VERSION
 
 MAX_CLUSTERS = 254
+FITS = {"kmeans": fit_kmeans, "gmm": fit_mixture}
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,12 @@ class ClusterOptions:
     bands: tuple[str, ...] = ()
     indices: tuple[str, ...] = ()
     band_map: str = ""
-    method: str = option("kmeans", "Method", "k-means groups pixels around centres of equal weight.", choices=("kmeans",))
+    method: str = option(
+        "kmeans",
+        "Method",
+        "kmeans: pixels go to the nearest centre. gmm: a Gaussian mixture with full covariances, for clusters of different size and shape.",
+        choices=("kmeans", "gmm"),
+    )
     n_clusters: int = option(
         0,
         "Number of clusters (0 = choose)",
@@ -75,6 +88,7 @@ class ClusterOutputs:
     model: str = ""
     table: str = ""
     html: str = ""
+    confidence: str = ""
 
 
 @dataclass(frozen=True)
@@ -115,13 +129,14 @@ def run_clustering(source: str, outputs: ClusterOutputs, options: ClusterOptions
     scaled, shift, spread = _scaled_sample(reader, space, options, progress.part(0, 0.15))
     selection = None
     if options.n_clusters:
-        fit = fit_kmeans(scaled, options.n_clusters, options.seed, source)
+        fit = FITS[options.method](scaled, options.n_clusters, options.seed, source)
     else:
-        selection = select_n_clusters(scaled, _limits(options), options.selection, source, progress.part(0.15, 0.5))
+        selection = select_n_clusters(scaled, _limits(options), options.selection, source, progress.part(0.15, 0.5), FITS[options.method])
         fit = selection.fits[selection.chosen]
         progress.info(selection.reason)
-    model = _model(space, fit, shift, spread, len(scaled), options)
-    fitted = _Fitted(reader, space, model, fit, selection, _provenance(options, info.path, info.metadata))
+    provenance = _provenance(options, info.path, info.metadata)
+    model = _model(space, fit, (scaled, shift, spread), options, _training(reader.grid, provenance, len(scaled), fit, options))
+    fitted = _Fitted(reader, space, model, fit, selection, provenance)
     return _write_map(fitted, outputs, progress.part(0.5, 1))
 
 
@@ -149,7 +164,7 @@ def run_selection(source: str, options: ClusterOptions, table: str, html: str, p
     info = describe(source)
     reader, space = feature_reader(info, options.bands, options.indices, options.band_map, progress)
     scaled, _, _ = _scaled_sample(reader, space, options, progress.part(0, 0.2))
-    selection = select_n_clusters(scaled, _limits(options), options.selection, source, progress.part(0.2, 1))
+    selection = select_n_clusters(scaled, _limits(options), options.selection, source, progress.part(0.2, 1), FITS[options.method])
     progress.info(selection.reason)
     with OutputFiles([source]) as files:
         if table:
@@ -172,10 +187,47 @@ def _scaled_sample(
     return (values - shift) / spread, shift, spread
 
 
-def _model(space: FeatureSpace, fit: ClusterFit, shift: np.ndarray, spread: np.ndarray, n: int, options: ClusterOptions) -> ClusterModel:
-    centers = fit.centers * spread + shift
-    order = canonical_order(space.features, centers)
-    return ClusterModel(space.features, centers[order], shift, spread, options.scaling, options.seed, n, fit.inertia)
+def _training(grid: Grid, provenance: dict[str, str], n: int, fit: ClusterFit, options: ClusterOptions) -> dict[str, Any]:
+    """Where a model comes from, for its file."""
+    return {
+        "input": provenance["S2LC_INPUT"],
+        "scenes": provenance.get("S2LC_SCENES", ""),
+        "datetime": provenance.get("S2LC_DATETIME", ""),
+        "crs": crs_name(grid.crs),
+        "extent": list(grid.bounds),
+        "sample_size": n,
+        "seed": options.seed,
+        "inertia": fit.inertia,
+        "davies_bouldin": None if math.isnan(fit.davies_bouldin) else fit.davies_bouldin,
+    }
+
+
+def _model(
+    space: FeatureSpace,
+    fit: ClusterFit,
+    sample: tuple[np.ndarray, np.ndarray, np.ndarray],
+    options: ClusterOptions,
+    training: dict[str, Any],
+) -> ClusterModel:
+    """The fit in canonical order, with names, colours and the reach of its clusters in the sample (scaled values, shift, spread)."""
+    scaled, shift, spread = sample
+    means = fit.centers * spread + shift
+    order = canonical_order(space.features, means)
+    weights, covariances = scatter(scaled, fit.centers) if fit.mixture is None else fit.mixture
+    legend = tuple(LegendClass(i, f"Cluster {i}", rgb) for i, rgb in enumerate(colours(len(means)), 1))
+    model = ClusterModel(
+        space.features,
+        means[order],
+        shift,
+        spread,
+        options.scaling,
+        legend,
+        weights[order],
+        covariances[order],
+        options.method,
+        training=training,
+    )
+    return replace(model, reach=training_reach(model, scaled))
 
 
 def _provenance(options: ClusterOptions, path: str, metadata: dict[str, str]) -> dict[str, str]:
@@ -191,25 +243,30 @@ def _provenance(options: ClusterOptions, path: str, metadata: dict[str, str]) ->
 def _write_map(fitted: _Fitted, outputs: ClusterOutputs, progress: Progress) -> ClusterReport:
     from .report import cluster_report_html
 
-    legend = fitted.model.legend()
-    tally = ClassTally(fitted.reader.grid, len(legend) + 1)
-    op = NearestCenter(fitted.space, fitted.model)
-    with OutputFiles([fitted.reader.path]) as files:
+    model, grid, provenance = fitted.model, fitted.reader.grid, fitted.provenance
+    legend = model.legend
+    tally = ClassTally(grid, len(legend) + 1)
+    with OutputFiles([fitted.reader.path]) as files, ExitStack() as open_files:
         raster = files.path(outputs.raster)
-        with RasterWriter(raster, fitted.reader.grid, op.outputs, metadata=fitted.provenance, legend=legend) as writer:
-            run_blocks(fitted.reader, op, [writer, tally], progress=progress.part(0, 0.9))
+        op: Op = NearestCenter(fitted.space, model) if model.method == "kmeans" and not outputs.confidence else Judged(fitted.space, model)
+        writer = open_files.enter_context(RasterWriter(raster, grid, op.outputs[:1], metadata=provenance, legend=legend))
+        sinks: list[Sink] = [SomePlanes(writer, (0,)), tally]
+        if outputs.confidence:
+            path = files.path(outputs.confidence)
+            sinks.append(SomePlanes(open_files.enter_context(RasterWriter(path, grid, [CONFIDENCE_BAND], metadata=provenance)), (1,)))
+        run_blocks(fitted.reader, op, sinks, progress=progress.part(0, 0.9))
+        open_files.close()
         pixels = tuple(int(tally.pixels[each.code]) for each in legend)
         hectares = tuple(float(tally.hectares[each.code]) for each in legend)
         write_class_table(raster, legend, pixels, hectares)
         files.write_sidecar(outputs.raster, STYLE_SUFFIX, qml(legend))
         fit = fitted.fit
-        report = ClusterReport(len(legend), fit.inertia, fit.davies_bouldin, tuple(legend), pixels, hectares, fitted.selection)
+        report = ClusterReport(len(legend), fit.inertia, fit.davies_bouldin, legend, pixels, hectares, fitted.selection)
         if outputs.model:
-            source = {"input": fitted.provenance["S2LC_INPUT"], "scenes": fitted.provenance.get("S2LC_SCENES", "")}
-            files.write_text(outputs.model, fitted.model.to_json(source))
+            files.write_text(outputs.model, to_json(model))
         if outputs.table:
             files.write_text(outputs.table, tally.table(legend))
         if outputs.html:
-            files.write_text(outputs.html, cluster_report_html(report, fitted.model, raster, fitted.provenance))
+            files.write_text(outputs.html, cluster_report_html(report, model, raster, provenance))
         progress.report(1.0)
     return report

@@ -77,7 +77,14 @@ class FeatureSpace:
 
 
 def feature_reader(
-    info: RasterInfo, bands: Sequence[str], index_names: Sequence[str], band_map: str, progress: Progress, *, with_bands: bool = True
+    info: RasterInfo,
+    bands: Sequence[str],
+    index_names: Sequence[str],
+    band_map: str,
+    progress: Progress,
+    *,
+    with_bands: bool = True,
+    formulas: Sequence[tuple[str, indices.Formula]] = (),
 ) -> tuple[RasterReader, FeatureSpace]:
     """A reader of the planes that the features need, and the feature space over them.
 
@@ -86,6 +93,7 @@ def feature_reader(
         index_names: names from index_table.INDICES, or formulas `NAME = …`.
         band_map: `red=3,nir=4` for foreign files.
         with_bands: whether bands are features themselves; else only the indices are.
+        formulas: further indices, as a saved model has them.
 
     Raises:
         EngineError: a band or index that does not exist, or that an index needs and the raster lacks.
@@ -95,7 +103,7 @@ def feature_reader(
     features = [_band_feature(info, index) for index in chosen]
     have = f"{info.path} (bands: {', '.join(band.name for band in info.bands)})"
     extra = []
-    for name, formula in map(index_formula, dict.fromkeys(index_names)):
+    for name, formula in [*map(index_formula, dict.fromkeys(index_names)), *formulas]:
         for needed in formula.bands:
             index = known[needed] = band_for(needed, known, have, name)
             if index not in chosen and index not in extra:

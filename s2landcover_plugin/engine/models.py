@@ -1,72 +1,144 @@
-"""The fitted model: clusters with their names and colours, and the file that it is kept in."""
+"""The fitted model: clusters in canonical order, with their classes and how far the training pixels lay from them."""
 
 from __future__ import annotations
 
-import json
-import platform
-from dataclasses import asdict, dataclass
-from typing import Any, Sequence
+import math
+from dataclasses import dataclass, field
+from typing import Any, Mapping, Sequence
 
 import numpy as np
 
-from . import palette
 from .features import Feature
 from .legend import LegendClass
-from .packages import require
-from .version import VERSION
 
-MODEL_SCHEMA = 1
+REGULARIZATION = 1e-6
+"""Added to the variances of scaled features, as scikit-learn's mixtures do by default."""
+QUANTILES = (0.5, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 1.0)
+"""Quantiles of the distance of the training pixels that a model keeps."""
 
 
 @dataclass(frozen=True)
 class ClusterModel:
-    """A fitted k-means, in canonical order: cluster 1 is the darkest.
+    """A fitted k-means or Gaussian mixture in canonical order.
 
     Attributes:
-        centers: (k, n_features) in feature units (reflectance 0 to 1, index values).
+        means: (k, n_features) in feature units (reflectance 0 to 1, index values).
         shift, spread: (n_features,) a feature is scaled as (value - shift) / spread before distances are taken.
+        legend: code, name and colour of each cluster.
+        weights, covariances: (k,), sum 1, and (k, n_features, n_features) of the scaled features. Of a mixture they are its parameters; of
+            k-means the share and the scatter of the training pixels of each cluster, which serve for the distance only.
+        method: `kmeans` or `gmm`.
+        reach: (len(QUANTILES),) quantiles of the distance of the training pixels.
+        training: where the model came from, as it stands in the file.
     """
 
     features: tuple[Feature, ...]
-    centers: np.ndarray
+    means: np.ndarray
     shift: np.ndarray
     spread: np.ndarray
     scaling: str
-    seed: int
-    sample_size: int
-    inertia: float
+    legend: tuple[LegendClass, ...]
+    weights: np.ndarray
+    covariances: np.ndarray
+    method: str = "kmeans"
+    reach: np.ndarray = field(default_factory=lambda: np.zeros(len(QUANTILES)))
+    training: Mapping[str, Any] = field(default_factory=dict)
 
-    def legend(self) -> list[LegendClass]:
-        """Codes, names and colours."""
-        return [LegendClass(i, f"Cluster {i}", rgb) for i, rgb in enumerate(palette.colours(len(self.centers)), 1)]
+    @property
+    def scaled_means(self) -> np.ndarray:
+        """(k, n_features) in scaled units."""
+        return np.asarray((self.means - self.shift) / self.spread)
 
-    def to_json(self, source: dict[str, Any]) -> str:
-        """The model file: readable, diffable, nothing in it is ever executed.
+    def scaled(self, values: np.ndarray) -> np.ndarray:
+        """Features (n_features, n) in feature units -> scaled units."""
+        return np.asarray((values - self.shift[:, None]) / self.spread[:, None])
 
-        Args:
-            source: where the training pixels came from.
-        """
-        legend = self.legend()
-        document = {
-            "schema": "s2landcover-cluster-model",
-            "schema_version": MODEL_SCHEMA,
-            "method": "kmeans",
-            "features": [{k: v for k, v in asdict(feature).items() if v} for feature in self.features],
-            "radiometry": "reflectance 0 to 1 (DN x 0.0001, BOA offset removed)",
-            "scaling": {"method": self.scaling, "shift": self.shift.tolist(), "spread": self.spread.tolist()},
-            "classes": [
-                {"code": each.code, "name": each.name, "color": each.hex, "center": center}
-                for each, center in zip(legend, self.centers.tolist())
-            ],
-            "training": {"sample_size": self.sample_size, "seed": self.seed, "inertia": self.inertia, **source},
-            "versions": {
-                "s2landcover": VERSION,
-                "numpy": np.__version__,
-                "scikit-learn": require("sklearn").__version__,
-                "python": platform.python_version(),
-            },
-        }
-        return json.dumps(document, indent=1) + "\n"
+    def precision_roots(self) -> np.ndarray:
+        """(k, f, f) upper triangular P with P P^T = inverse of each covariance."""
+        return np.stack([np.linalg.solve(lower, np.eye(len(lower))).T for lower in np.linalg.cholesky(self.covariances)])
+
+    def judge(self, scaled: np.ndarray) -> Judgement:
+        """The cluster of each of n pixels (n_features, n), how sure that is, and how far they are from the training data; float64."""
+        log_density = self._log_density(scaled)
+        top = log_density.max(axis=0)
+        total = top + np.log(np.exp(log_density - top).sum(axis=0))
+        distance = np.sqrt(np.maximum(2 * (self._peak() - total), 0))
+        if self.method == "gmm":
+            return Judgement(log_density.argmax(axis=0), np.exp(top - total), distance)
+        cluster, confidence = _nearest(self.scaled_means, scaled)
+        return Judgement(cluster, confidence, distance)
+
+    def _log_density(self, scaled: np.ndarray) -> np.ndarray:
+        """(k, n) logarithm of weight x normal density (Bishop 2006, eq. 2.43) of pixels (f, n)."""
+        result = np.empty((len(self.means), scaled.shape[1]))
+        for row, mean, covariance, weight in zip(result, self.scaled_means, self.covariances, self.weights):
+            lower = np.linalg.cholesky(covariance)
+            deviation = np.linalg.solve(lower, scaled - mean[:, None])
+            np.einsum("ij,ij->j", deviation, deviation, out=row)
+            row += len(mean) * math.log(2 * math.pi)
+            row *= -0.5
+            row += math.log(weight) - np.log(np.diag(lower)).sum()
+        return result
+
+    def _peak(self) -> float:
+        """Logarithm of the largest density at a mean."""
+        return float(np.logaddexp.reduce(self._log_density(np.ascontiguousarray(self.scaled_means.T))).max())
+
+    def limit(self, quantile: float) -> float:
+        """The distance within which this share of the training pixels lies; a millionth more, because rasters are float32."""
+        return float(np.interp(quantile, QUANTILES, self.reach)) * (1 + 1e-6)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a model says about pixels.
+
+    Attributes:
+        cluster: (n,) 0-based.
+        confidence: (n,) 0 to 1. Gaussian mixture: posterior probability of the cluster. k-means: (d2 - d1) / d2, where d1 and d2 are the
+            distances to the nearest and to the second nearest centre.
+        distance: (n,) from the training data: sqrt(2 (log p(peak) - log p(x))), where p is the density of the mixture of all clusters and
+            the peak its largest value at a mean. Of a single cluster it is the Mahalanobis distance.
+    """
+
+    cluster: np.ndarray
+    confidence: np.ndarray
+    distance: np.ndarray
+
+
+def _nearest(means: np.ndarray, scaled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Nearest centre and confidence of pixels (f, n)."""
+    # the same order of operations as the kernel that only assigns, so that both agree on every pixel
+    scores = 2 * means @ scaled - (means**2).sum(1)[:, None]
+    cluster = scores.argmax(axis=0)
+    if len(means) == 1:
+        return cluster, np.ones(len(cluster))
+    squares = np.maximum((scaled**2).sum(axis=0) - scores, 0)
+    nearest, second = np.sqrt(np.partition(squares, 1, axis=0)[:2])
+    return cluster, np.where(second > 0, 1 - nearest / np.where(second > 0, second, 1), 0.0)
+
+
+def scatter(scaled: np.ndarray, means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Shares (k,) and covariances (k, f, f) of the pixels (n, f) nearest to each mean, around it.
+
+    Clusters of few pixels lean on the covariance within all clusters (weight of 10 x f pixels), so that each is positive definite; each
+    share counts one pixel more than there is, so that none is 0.
+    """
+    nearest = (2 * scaled @ means.T - (means**2).sum(1)).argmax(axis=1)
+    counts = np.bincount(nearest, minlength=len(means)) + 1
+    width = scaled.shape[1]
+    deviation = scaled - means[nearest]
+    within = deviation.T @ deviation / len(scaled)
+    covariances = []
+    for number in range(len(means)):
+        own = deviation[nearest == number]
+        covariances.append((own.T @ own + 10 * width * within) / (len(own) + 10 * width) + REGULARIZATION * np.eye(width))
+    return counts / counts.sum(), np.stack(covariances)
+
+
+def training_reach(model: ClusterModel, scaled: np.ndarray) -> np.ndarray:
+    """(len(QUANTILES),) quantiles of the distance of training pixels (n, f)."""
+    return np.asarray(np.quantile(model.judge(np.ascontiguousarray(scaled.T)).distance, QUANTILES))
 
 
 def canonical_order(features: Sequence[Feature], centers: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from .raster import read_preview
 from .version import VERSION
 
 if TYPE_CHECKING:
+    from .applying import ApplyReport
     from .areas import AreaReport
     from .clustering import ClusterReport
     from .models import ClusterModel
@@ -120,7 +121,7 @@ def spectra_chart(model: ClusterModel, legend: Sequence[LegendClass]) -> str:
     nanometres = [1000 * w for w, _ in known if w is not None]
     figure = _figure(8.4, 3.6)
     axes = figure.subplots()
-    for each, center in zip(legend, model.centers):
+    for each, center in zip(legend, model.means):
         axes.plot(nanometres, center[columns], color=each.hex, marker="o", markersize=3.5, label=each.name)
     axes.set_xlabel("wavelength (nm)")
     axes.set_ylabel("reflectance")
@@ -170,8 +171,26 @@ def cluster_report_html(report: ClusterReport, model: ClusterModel, raster: str,
         spectra=spectra_chart(model, report.legend),
         features=[feature.name for feature in model.features],
         report=report,
-        sample_size=model.sample_size,
+        sample_size=model.training["sample_size"],
         settings=settings,
+    )
+
+
+def apply_report_html(report: ApplyReport, model: ClusterModel, raster: str, provenance: dict[str, str]) -> str:
+    """The page of `applyclusters`."""
+    return render(
+        "applied.html",
+        title="A saved model applied",
+        source=provenance["S2LC_INPUT"],
+        scenes=provenance.get("S2LC_SCENES", ""),
+        model_name=provenance["S2LC_MODEL"],
+        model=model,
+        report=report,
+        quicklook=quicklook(raster, report.legend),
+        chart=area_chart(report.legend, report.hectares),
+        rows=_rows(report.legend, report.pixels, report.hectares),
+        total=sum(report.hectares),
+        spectra=spectra_chart(model, report.legend),
     )
 
 

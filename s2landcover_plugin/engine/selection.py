@@ -4,31 +4,37 @@ from __future__ import annotations
 
 import csv
 import io
+import warnings
 from dataclasses import dataclass, field
+from typing import Callable
 
 import numpy as np
 
 from .errors import EngineError
+from .models import REGULARIZATION
 from .packages import require
 from .progress import Progress
 
 N_INIT = 3
 """k-means++ starts per k. One reaches the inertia of ten at an eighth of the cost (docs/performance.md); three guard small samples."""
+MAX_EM_STEPS = 200
 
 
 @dataclass(frozen=True)
 class ClusterFit:
-    """One fitted k-means.
+    """One fitted k-means or Gaussian mixture.
 
     Attributes:
         centers: (k, n_features) in scaled units.
-        inertia: sum of squared distances of the sample to the nearest centre, scaled units.
+        inertia: sum of squared distances of the sample to the nearest centre (of a mixture: to the mean of the cluster), scaled units.
         davies_bouldin: Davies-Bouldin index on the sample (Davies and Bouldin 1979, IEEE TPAMI 1); smaller is better.
+        mixture: weights (k,) and covariances (k, n_features, n_features) of a Gaussian mixture.
     """
 
     centers: np.ndarray
     inertia: float
     davies_bouldin: float
+    mixture: tuple[np.ndarray, np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,30 @@ def fit_kmeans(scaled: np.ndarray, n_clusters: int, seed: int, where: str) -> Cl
     return ClusterFit(fit.cluster_centers_, float(fit.inertia_), float(index))
 
 
+def fit_mixture(scaled: np.ndarray, n_clusters: int, seed: int, where: str) -> ClusterFit:
+    """Fit a Gaussian mixture with full covariances (scikit-learn, EM from k-means) to a scaled sample (n, n_features).
+
+    Raises:
+        EngineError: the sample has fewer distinct pixels than clusters, or too few for their covariances.
+    """
+    start = fit_kmeans(scaled, n_clusters, seed, where)
+    mixture, metrics = require("sklearn.mixture"), require("sklearn.metrics")
+    with require("threadpoolctl").threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = mixture.GaussianMixture(
+            n_clusters, covariance_type="full", means_init=start.centers, reg_covar=REGULARIZATION, max_iter=MAX_EM_STEPS, random_state=seed
+        )
+        try:
+            labels = model.fit_predict(scaled)
+        except ValueError as err:
+            fix = "ask for fewer clusters, use fewer bands, or METHOD kmeans"
+            raise EngineError(f"A mixture of {n_clusters} clusters cannot be fitted to the sample", where, fix) from err
+        found = len(np.unique(labels))
+        index = metrics.davies_bouldin_score(scaled, labels) if 1 < found < len(scaled) else float("nan")
+    inertia = float(((scaled - model.means_[labels]) ** 2).sum())
+    return ClusterFit(model.means_, inertia, float(index), (model.weights_, model.covariances_))
+
+
 def count_distinct(values: np.ndarray, enough: int) -> int:
     """Number of distinct rows, counted no further than needed: a prefix of the sample with `enough` distinct rows settles it."""
     for n in (50 * enough, len(values)):
@@ -100,7 +130,14 @@ def knee(ks: list[int], inertias: list[float]) -> int:
     return ks[int(np.argmax(np.round(below, 12)))]
 
 
-def select_n_clusters(scaled: np.ndarray, limits: tuple[int, int, int], method: str, where: str, progress: Progress) -> Selection:
+def select_n_clusters(
+    scaled: np.ndarray,
+    limits: tuple[int, int, int],
+    method: str,
+    where: str,
+    progress: Progress,
+    fit: Callable[[np.ndarray, int, int, str], ClusterFit] = fit_kmeans,
+) -> Selection:
     """Fit every k from k_min to k_max and choose one.
 
     The inertia curve starts at k = k_min - 1, so that k_min itself can be the knee.
@@ -109,6 +146,7 @@ def select_n_clusters(scaled: np.ndarray, limits: tuple[int, int, int], method: 
         scaled: sample (n, n_features).
         limits: k_min, k_max, seed.
         where: the raster, for messages.
+        fit: fit_kmeans or fit_mixture.
 
     Raises:
         EngineError: the limits are reversed, or the sample has fewer distinct pixels than k_min.
@@ -128,10 +166,10 @@ def select_n_clusters(scaled: np.ndarray, limits: tuple[int, int, int], method: 
         k_max = distinct
     fits = {}
     ks = list(range(k_min, k_max + 1))
-    before = fit_kmeans(scaled, k_min - 1, seed, where).inertia
+    before = fit(scaled, k_min - 1, seed, where).inertia
     for done, k in enumerate(ks):
         progress.report(done / len(ks))
-        fits[k] = fit_kmeans(scaled, k, seed, where)
+        fits[k] = fit(scaled, k, seed, where)
         progress.info(f"k = {k}: inertia {fits[k].inertia:.6g}, Davies-Bouldin {fits[k].davies_bouldin:.4f}")
     curve = [before, *(fit.inertia for fit in fits.values())]
     elbow = max(knee([k_min - 1, *ks], curve), k_min)
