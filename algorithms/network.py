@@ -56,8 +56,8 @@ def _credentials(authcfg):
         return known_credentials().chosen_login(user, password, s3_only=config.method() == "AWSS3", region=config.config("region"))
     headers = config.configMap() if config.method() == "APIHeader" else _headers(authcfg)
     if not headers:
-        where, fix = f"AUTHCFG {authcfg}, {config.method()}", "choose one of the kind Basic, AWS S3, API header or OAuth2"
-        raise EngineError("The authentication configuration is of a kind that is not used here", where, fix)
+        where, fix = f"AUTHCFG {authcfg}, {config.method()}", "choose one of the kind Basic, AWS S3, API header or OAuth2, and log in"
+        raise EngineError("The authentication configuration gives nothing that can be sent", where, fix)
     return known_credentials().chosen_headers(headers)
 
 

@@ -12,6 +12,7 @@ from qgis.PyQt.QtCore import QDateTime
 from ..engine.crs import Aoi
 from ..engine.errors import EngineError
 from ..engine.stac import SearchOptions
+from .base import Algorithm
 from .network import qgis_connection
 
 GROUP = ("data", "Sentinel-2 data")
@@ -40,9 +41,26 @@ def add_scene_parameters(algorithm):
     )
 
 
-def connection(algorithm, parameters, context):
-    """How the network is reached: QGIS's settings, and AUTHCFG."""
-    return qgis_connection(algorithm.parameterAsString(parameters, "AUTHCFG", context))
+class SceneAlgorithm(Algorithm):
+    """Base of the algorithms that use the network: QGIS's settings are read in the main thread, where they are up to date."""
+
+    def prepareAlgorithm(self, parameters, context, feedback):
+        self._found = self._error = None
+        try:
+            self._found = qgis_connection(self.parameterAsString(parameters, "AUTHCFG", context))
+        except EngineError as err:
+            self._error = err  # told by processAlgorithm, like every other error
+        return super().prepareAlgorithm(parameters, context, feedback)
+
+    def connection(self):
+        """How the network is reached.
+
+        Raises:
+            EngineError: AUTHCFG cannot be used.
+        """
+        if self._error:
+            raise self._error
+        return self._found
 
 
 def area_of_interest(algorithm, parameters, context):

@@ -3,11 +3,10 @@
 from qgis.core import QgsProcessingParameterCrs
 
 from ..engine.fetch import FetchOptions, run_fetch
-from .base import Algorithm
-from .scenes import GROUP, add_scene_parameters, area_of_interest, connection, crs_text, search_options
+from .scenes import GROUP, SceneAlgorithm, add_scene_parameters, area_of_interest, crs_text, search_options
 
 
-class StacFetch(Algorithm):
+class StacFetch(SceneAlgorithm):
     """The bands of an area as a stack."""
 
     ID = "stacfetch"
@@ -52,7 +51,7 @@ class StacFetch(Algorithm):
         output = self.destination(parameters, "OUTPUT", context)
         ledger = self.file(parameters, "OUTPUT_LEDGER", context)
         aoi = area_of_interest(self, parameters, context)
-        report = run_fetch(search, options, aoi, output, ledger, target_crs, progress, connection(self, parameters, context))
+        report = run_fetch(search, options, aoi, output, ledger, target_crs, progress, self.connection())
         return {
             "OUTPUT": output,
             "OUTPUT_LEDGER": ledger,

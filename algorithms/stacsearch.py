@@ -14,8 +14,7 @@ from qgis.core import (
 from qgis.PyQt.QtCore import QVariant
 
 from ..engine.stac import find_scenes
-from .base import Algorithm
-from .scenes import GROUP, add_scene_parameters, area_of_interest, connection, search_options
+from .scenes import GROUP, SceneAlgorithm, add_scene_parameters, area_of_interest, search_options
 
 FIELDS = (
     ("id", QVariant.String),
@@ -28,7 +27,7 @@ FIELDS = (
 )
 
 
-class StacSearch(Algorithm):
+class StacSearch(SceneAlgorithm):
     """Footprints of the scenes of an area and a time."""
 
     ID = "stacsearch"
@@ -48,7 +47,7 @@ class StacSearch(Algorithm):
 
     def compute(self, parameters, context, progress):
         options = search_options(self, parameters, context)
-        scenes = find_scenes(options, area_of_interest(self, parameters, context), progress, connection(self, parameters, context))
+        scenes = find_scenes(options, area_of_interest(self, parameters, context), progress, self.connection())
         if not scenes:
             progress.warn("No scene was found: choose other dates, a larger cloud cover, or an area that the catalog covers.")
         fields = QgsFields()

@@ -46,6 +46,8 @@ class FaultServer:
     requests: list = field(default_factory=list)
     """(method, path, bytes of the body sent)"""
     faults: Counter = field(default_factory=Counter)
+    first: dict = field(default_factory=dict)
+    """fault -> when it came first"""
     most_at_once: int = 0
     url: str = ""
 
@@ -59,6 +61,7 @@ class FaultServer:
             self._count[path] += 1
             name = self.fault(path, self._count[path])
             self.faults[name] += 1
+            self.first.setdefault(name, time.monotonic())
             return name
 
     @contextlib.contextmanager
@@ -153,7 +156,11 @@ def _handler(server):
             sent = body[: len(body) // 2] if fault in ("truncated", "reset midway") else body
             server.requests.append((self.command, urlsplit(self.path).path, len(sent)))
             with contextlib.suppress(OSError):
-                if fault == "slow":
+                if fault == "trickle":
+                    for start in range(len(sent)):
+                        self.wfile.write(sent[start : start + 1])
+                        time.sleep(0.05)
+                elif fault == "slow":
                     step = max(len(sent) // 5, 1)
                     for start in range(0, len(sent), step):
                         self.wfile.write(sent[start : start + step])
@@ -198,9 +205,10 @@ class _Nothing:
 class SasServer:
     """Stand-in for the Planetary Computer: `/api/sas/v1/token/…` and `/sign`, files only with a token that has not expired."""
 
-    def __init__(self, life_s=30.0, uses=None):
-        self.life_s, self.uses = life_s, uses
+    def __init__(self, life_s=30.0, uses=None, stated_s=None):
+        self.life_s, self.uses, self.stated_s = life_s, uses, stated_s or life_s
         self.tokens = {}
+        self.refused = 0
         self.issued = 0
         self._lock = threading.Lock()
 
@@ -216,7 +224,7 @@ class SasServer:
         if "/sas/v1/" not in parts.path:
             return None
         token = self._issue()
-        expiry = dt.datetime.fromtimestamp(self.tokens[token][0], dt.timezone.utc).isoformat().replace("+00:00", "Z")
+        expiry = dt.datetime.fromtimestamp(time.time() + self.stated_s, dt.timezone.utc).isoformat().replace("+00:00", "Z")
         if parts.path.endswith("/sign"):
             answer = {"href": f"{parse_qs(parts.query)['href'][0]}?{token}"}
         else:
@@ -230,6 +238,7 @@ class SasServer:
         with self._lock:
             known = self.tokens.get(parts.query)
             if not known or time.time() > known[0] or known[1] == 0:
+                self.refused += 1
                 return Reply(403, b"AuthenticationFailed")
             if known[1] is not None:
                 known[1] -= 1

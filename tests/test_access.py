@@ -22,7 +22,7 @@ from osgeo import gdal
 
 from s2landcover_plugin.engine import access, addresses
 from s2landcover_plugin.engine.credentials import Credentials, known_credentials
-from s2landcover_plugin.engine.crs import Aoi
+from s2landcover_plugin.engine.crs import Aoi, utm_crs
 from s2landcover_plugin.engine.errors import EngineError
 from s2landcover_plugin.engine.fetch import FetchOptions, run_fetch
 from s2landcover_plugin.engine.http import Connection, Network
@@ -84,11 +84,12 @@ def same(out, expected):
 
 
 def test_tokens_are_got_beside_the_api_and_renewed_before_they_end(root, out):
-    sas = SasServer(life_s=0.5)
+    """The stand-in says that they end soon, but would take them longer: none is ever refused."""
+    sas = SasServer(life_s=60, stated_s=0.4)
     with running(FaultServer(root[0], refuse=sas.refuse, special=sas.special, delay_s=0.25)) as server:
         hrefs = {name: f"{server.url}/{name}.tif" for name in ("B03", "B04", "SCL")}
         fetch(catalog(server, root[0], "api/stac/v1/items.json", **hrefs), out, "planetary-computer")
-        assert sas.issued > 3  # each of the files takes several requests of 0.25 s, and a token lasts for half a second
+        assert sas.issued > 3 and sas.refused == 0  # each of the files takes several requests of 0.25 s
     same(out, root[1])
 
 
@@ -301,6 +302,48 @@ def test_a_catalog_cannot_send_a_password_to_a_stranger(tmp_path):
                     ways.source(href, {"auth:refs": ["oidc"]}, {"properties": properties})
 
 
+def test_a_login_chosen_for_one_catalog_is_not_sent_to_another(tmp_path):
+    chosen = Credentials().chosen_login("me@x.org", "hunter2", s3_only=False, region="")
+    with Network(Connection(credentials=chosen)) as network:
+        ways = access.Accesses(network, "https://stac.example.org/v1", "custom")
+        basic = {"properties": {"auth:schemes": {"basic": {"type": "http", "scheme": "basic"}}}}
+        assert isinstance(ways.source("https://stac.example.org/a.tif", {"auth:refs": ["basic"]}, basic).access, access.Open)
+        for href in ("https://stac.example.org/a.tif", "https://zipper.dataspace.copernicus.eu/a.tif"):
+            login = {"properties": {"auth:schemes": {"oidc": {"openIdConnectUrl": access.CDSE_OIDC}}}}
+            with pytest.raises(EngineError, match="on behalf of a stranger"):
+                ways.source(href, {"auth:refs": ["oidc"]}, login)
+
+
+def test_signed_requests_go_where_the_user_says(tmp_path):
+    keys = Credentials(s3_key="MYKEY", s3_secret="SECRETKEY", s3_session="shh")
+    schemes = {"properties": {"storage:schemes": {"e": {"platform": "https://evil.example.org"}}}}
+    with Network(Connection(credentials=keys)) as network:
+        ways = access.Accesses(network, "https://stac.example.org/v1", "custom")
+        with pytest.raises(EngineError, match="S3 server that is not known: s3://b/a.tif; set AWS_S3_ENDPOINT=https://evil.example.org"):
+            ways.source("s3://b/a.tif", {"storage:refs": ["e"]}, schemes)
+        way = ways.source("s3://b/a.tif", {}, {"properties": {"storage:region": "eu-central-1"}})
+        assert way.access.prepare(way.address)[0] == "https://s3.eu-central-1.amazonaws.com/b/a.tif"
+
+
+def test_a_setting_that_says_no_is_no(tmp_path):
+    account = Credentials(user="me@x.org", password="hunter2", s3={"AWS_NO_SIGN_REQUEST": "NO"})
+    asset = {"alternate": {"https": {"href": "https://zipper.dataspace.copernicus.eu/a", "auth:refs": ["oidc"]}}}
+    with Network(Connection(credentials=account)) as network:
+        way = access.Accesses(network, "https://stac.dataspace.copernicus.eu/v1", "copernicus").source("s3://eodata/a.jp2", asset, {})
+    assert isinstance(way.access, access.OidcTokens)
+
+
+def test_a_refused_token_of_an_address_with_a_query_is_forgotten(tmp_path):
+    sas = SasServer()
+    with running(FaultServer(tmp_path, special=sas.special)) as server:
+        with Network(Connection(credentials=Credentials(sas_url=f"{server.url}/sas/v1/token"))) as network:
+            way = access.Accesses(network, "https://x.org", "planetary-computer").source("http://127.0.0.1/a.tif?v=2", {}, {})
+            first, _ = way.access.prepare(way.address)
+            assert way.access.refused(first, None)
+            second, _ = way.access.prepare(way.address)
+    assert first.startswith("http://127.0.0.1/a.tif?v=2&se=") and first != second
+
+
 def test_the_real_copernicus_item_is_reached_with_keys_or_a_login():
     real = json.loads((shared_data("stac") / "cdse_sentinel-2-l2a_T36NYH_20200322_N0500.json").read_text())["features"][0]
     asset = real["assets"]["B04_10m"]
@@ -435,6 +478,38 @@ def test_the_proxy_of_the_environment_is_used_and_gdal_is_not_sent_there(root, o
     assert {urlsplit(url).path for url in Proxy.passed} == {"/items.json", "/B04.tif", "/SCL.tif"}
 
 
+def test_a_socks_proxy_without_its_package_says_so(root, out):
+    with pytest.raises(EngineError, match="SOCKS proxy.*PySocks"):
+        fetch("http://example.org/items.json", out, proxies={"http": "socks5h://127.0.0.1:9"})
+
+
+def test_a_redirect_gets_the_proxy_of_its_own_host(root, out, proxy):
+    with running(FaultServer(root[0])) as server:
+        port = server.url.rpartition(":")[2]
+        elsewhere = FaultServer(root[0], special=lambda request: Reply(302, b"", {"Location": f"http://localhost:{port}{request.path}"}))
+        with running(elsewhere) as first:
+            fetch(f"{first.url}/items.json", out, proxies={"http": f"http://{proxy}"}, no_proxy=("127.0.0.1",))
+    same(out, root[1])
+    assert Proxy.passed and all(url.startswith("http://localhost:") for url in Proxy.passed)
+
+
+def test_debug_logs_hold_no_secret(root, out, caplog):
+    sas = SasServer()
+    caplog.set_level("DEBUG")
+    with running(FaultServer(root[0], refuse=sas.refuse, special=sas.special)) as server:
+        fetch(catalog(server, root[0]), out, "planetary-computer", Credentials(sas_url=f"{server.url}/sas/v1/token"))
+    assert "B04.tif" in caplog.text and not [secret for secret in SECRETS if secret in caplog.text]
+
+
+def test_a_login_in_the_address_is_used(root, out):
+    def refuse(request):
+        return None if request.headers.get("Authorization") == "Basic bWU6c2ho" else Reply(401)
+
+    with running(FaultServer(root[0], refuse=refuse)) as server:
+        found = find_scenes(SearchOptions(stac_url=server.url.replace("//", "//me:shh@") + "/items.json"), AOI, Messages().progress)
+    assert [each.id for each in found] == ["one"]
+
+
 def test_a_proxy_that_is_not_there_is_one_sentence(root, out):
     with running(FaultServer(root[0])) as server:
         with pytest.raises(EngineError, match="cannot be read.*refused"):
@@ -483,6 +558,10 @@ def test_certificates_that_the_user_trusts_are_trusted_and_others_are_not(root, 
         ("Max retries exceeded with url: /a.tif?sig=shh (Caused by x)", "Max retries exceeded with url: /a.tif (Caused by x)"),
         ("/home/me/what?.json", "/home/me/what?.json"),
         ("s3://eodata/a b.jp2", "s3://eodata/a b.jp2"),
+        ("https://user:p@ss@h/a", "https://h/a"),
+        ("https://h/a?SECRETTOKEN", "https://h/a"),
+        ("https://h/a?x='a'&token=shh", "https://h/a"),
+        ("https://h/a#access_token=shh", "https://h/a"),
     ],
 )
 def test_addresses_are_shown_without_secrets(text, shown):
@@ -499,6 +578,8 @@ def test_a_stac_url_with_a_key_is_not_written(root, out):
     ("first", "second", "same_house"),
     [
         ("stac.dataspace.copernicus.eu", "identity.dataspace.copernicus.eu", True),
+        ("stac.dataspace.copernicus.eu", "dataspace.copernicus.eu.evil.org", False),
+        ("stac.example.org", "data.example.org", False),
         ("a.co.uk", "b.co.uk", False),
         ("x.s3.amazonaws.com", "y.s3.amazonaws.com", False),
         ("127.0.0.1", "127.0.0.2", False),
@@ -588,3 +669,25 @@ def test_a_mosaic_across_the_antimeridian_takes_each_zone(tmp_path, out):
     data = read(out / "o.tif")[0]
     assert len(report.choice.scenes) == 2 and report.valid_share > 0.97
     assert 0.4 < (data == 1111).mean() < 0.6 and 0.4 < (data == 2222).mean() < 0.6
+
+
+def test_wide_areas_find_what_lies_far_from_their_western_edge():
+    def square(longitude):
+        ring = [[longitude - 1, 10], [longitude + 1, 10], [longitude + 1, 12], [longitude - 1, 12], [longitude - 1, 10]]
+        return json.dumps({"type": "Polygon", "coordinates": [ring]})
+
+    for west, east, longitude in ((-20, 170, 165), (-180, 180, 15), (-180, 180, -170), (-180, 180, 175), (100, 250, -170)):
+        aoi = Aoi("EPSG:4326", (west, -60, east, 60))
+        assert aoi.share_inside(square(longitude)) == pytest.approx(4 / ((east - west) * 120))
+    assert Aoi("EPSG:4326", (-200, -90, 200, 90)).lonlat_boxes() == [(-180, -90, 180, 90)]
+    assert Aoi("EPSG:4326", (170, -5, 190, 5)).lonlat_boxes() == [(170, -5, 180, 5), (-180, -5, -170, 5)]
+
+
+def test_zones_at_the_antimeridian():
+    assert [utm_crs(x, 10) for x in (-180.00000000000003, -180, 180, 179.9, -179.9)] == [
+        "EPSG:32660",
+        "EPSG:32601",
+        "EPSG:32601",
+        "EPSG:32660",
+        "EPSG:32601",
+    ]

@@ -23,6 +23,7 @@ from s2landcover_plugin.engine.http import Connection
 from s2landcover_plugin.engine.progress import Progress
 from s2landcover_plugin.engine.stac import SearchOptions
 
+from . import fault_server
 from .conftest import Messages, read, write_raster
 from .fault_server import FaultServer, Reply, SasServer, running, seeded
 
@@ -327,11 +328,77 @@ def test_bands_are_read_at_the_same_time_and_the_bytes_are_told(scene, tmp_path,
     assert messages.fractions == sorted(messages.fractions)
 
 
-def test_cancel_while_bytes_trickle(scene, tmp_path):
+class CancelWhen(Messages):
+    """Asks to stop when something has happened."""
+
+    def __init__(self, happened):
+        super().__init__()
+        self.happened = happened
+
+    def _cancelled(self):
+        return self.happened()
+
+
+@pytest.mark.parametrize("fault", ["hang", "trickle"])
+def test_cancel_while_bytes_do_not_come(scene, tmp_path, fault, monkeypatch):
+    """Within a second, though the server would take half a minute."""
     folder, _ = scene
-    with running(FaultServer(folder, lambda path, n: "hang" if path.endswith("B04.tif") and n > 1 else "none", delay_s=0.1)) as server:
-        started = time.monotonic()
+    monkeypatch.setattr(fault_server, "HANG_S", 30)
+    with running(FaultServer(folder, lambda path, n: fault if path.endswith("B04.tif") and n > 1 else "none")) as server:
+        watcher = CancelWhen(lambda: server.faults[fault] > 0)
         with pytest.raises(Cancelled):
-            fetch(f"{server.url}/items.json", tmp_path, Messages(cancel_after=5).progress)
-        assert time.monotonic() - started < 3
+            fetch(f"{server.url}/items.json", tmp_path, watcher.progress)
+        stopped = time.monotonic()
+    assert server.faults[fault] > 0 and stopped - server.first[fault] < 2
     assert list(tmp_path.iterdir()) == []
+    deadline = time.monotonic() + 5
+    while [t for t in threading.enumerate() if t.name.startswith("ThreadPoolExecutor")] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [t for t in threading.enumerate() if t.name.startswith("ThreadPoolExecutor")]
+
+
+def test_the_time_limit_holds_for_the_search_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(fault_server, "HANG_S", 5)
+    with running(FaultServer(tmp_path, lambda path, n: "hang")) as server:
+        started = time.monotonic()
+        with pytest.raises(EngineError, match="^The time limit is over: TIME_LIMIT_MIN"):
+            fetch(f"{server.url}/items.json", tmp_path, time_limit_min=0.01)
+        assert time.monotonic() - started < 3
+
+
+def test_a_redirect_does_not_multiply_the_tries(scene, tmp_path, patient):
+    folder, _ = scene
+
+    def special(request):
+        return Reply(302, b"", {"Location": "/other.tif"}) if request.path == "/B04.tif" else None
+
+    with running(FaultServer(folder, lambda path, n: "503" if path == "/other.tif" else "none", special=special)) as server:
+        with pytest.raises(EngineError, match="HTTP 503.*B04.tif"):
+            fetch(f"{server.url}/items.json", tmp_path, bands=("B04",))
+        assert len([path for _, path, _ in server.requests if path == "/other.tif"]) == engine_http.RETRIES + 1
+
+
+def test_retry_after_is_respected(scene, tmp_path, patient):
+    folder, _ = scene
+    seen = []
+
+    def busy(request):
+        seen.append(time.monotonic())
+        return Reply(429, b"", {"Retry-After": "1"}) if len(seen) == 1 else None
+
+    with running(FaultServer(folder, refuse=busy)) as server:
+        fetch(f"{server.url}/items.json", tmp_path)
+    assert seen[1] - seen[0] >= 1
+
+
+def test_a_classification_that_cannot_be_had_does_not_stop_a_fetch_that_does_not_mask(scene, tmp_path):
+    folder, expected = scene
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for href in ("s3://bucket/SCL.tif", "SCL-gone.tif", "ftp://h/SCL.tif"):
+        with running(FaultServer(folder)) as server:
+            hrefs = {name: f"{server.url}/{name}.tif" for name in BANDS}
+            (copy / "items.json").write_text(json.dumps(item(**hrefs, SCL=href)))
+            report = fetch(str(copy / "items.json"), tmp_path)
+        assert report.cloud_cover == 1.0
+        np.testing.assert_array_equal(read(tmp_path / "o.tif"), expected)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from demo import servers
 from s2landcover_plugin.engine.bandfiles import StackOptions, run_stack
 from s2landcover_plugin.engine.credentials import Credentials
 from s2landcover_plugin.engine.crs import Aoi
+from s2landcover_plugin.engine.errors import EngineError
 from s2landcover_plugin.engine.fetch import FetchOptions, run_fetch
 from s2landcover_plugin.engine.http import Connection
 from s2landcover_plugin.engine.progress import Progress
@@ -204,8 +207,11 @@ def test_level_1c_of_earth_search_with_its_cirrus_band(truth, tmp_path):
         return Reply(200, json.dumps({"type": "FeatureCollection", "features": [item]}).encode())
 
     with running(FaultServer(root, refuse=refuse)) as server:
-        how = Connection(credentials=Credentials(s3_key="MYKEY", s3_secret="SECRETKEY", s3={"AWS_S3_ENDPOINT": server.url}))
         search = SearchOptions(stac_url=f"{server.url}/items.json", collection="sentinel-2-l1c", max_cloud_cover=100)
+        keys = Credentials(s3_key="MYKEY", s3_secret="SECRETKEY", s3={"AWS_S3_ENDPOINT": server.url})
+        with pytest.raises(EngineError, match="reader pays.*AWS_REQUEST_PAYER=requester"):
+            run_fetch(search, FetchOptions(bands=("B04",)), AOI, str(out / "o.tif"), "", "", Progress(), Connection(credentials=keys))
+        how = Connection(credentials=replace(keys, s3={**keys.s3, "AWS_REQUEST_PAYER": "requester"}))
         report = run_fetch(search, FetchOptions(bands=("B04", "B10")), AOI, str(out / "o.tif"), "", "", Progress(), how)
     assert seen == {("requester", True)} and report.cloud_cover == report.scene.cloud_cover
     np.testing.assert_array_equal(read(out / "o.tif")[0], truth[0]["B04"])
@@ -246,7 +252,7 @@ def whole_tile(tmp_path_factory):
     options = ["COMPRESS=DEFLATE", "PREDICTOR=YES", "BLOCKSIZE=1024", "LEVEL=1", "OVERVIEW_RESAMPLING=NEAREST", "NUM_THREADS=2"]
     gdal.GetDriverByName("COG").CreateCopy(str(root / "B02.tif"), memory, options=options)
     for band in ("B03", "B04", "B08"):
-        (root / f"{band}.tif").hardlink_to(root / "B02.tif")
+        os.link(root / "B02.tif", root / f"{band}.tif")
     names = {"B02": "blue", "B03": "green", "B04": "red", "B08": "nir"}
     item = real_item("earth-search_sentinel-2-l2a_S2A_32TPS_20230602.json")
     ring = Aoi("EPSG:32633", (499980, 5090220, 609780, 5200020)).lonlat_ring()

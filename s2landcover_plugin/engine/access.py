@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import re
 import threading
 import time
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ PC_SAS_URL = "https://planetarycomputer.microsoft.com/api/sas/v1/token"
 PC_BLOBS = ".blob.core.windows.net"
 PC_ACCOUNT = "sentinel2l2a01"
 """Account of the Planetary Computer's Sentinel-2 files."""
-CDSE_HOUSE = "stac.dataspace.copernicus.eu"
 CDSE_S3 = "https://eodata.dataspace.copernicus.eu"
 CDSE_OIDC = "https://identity.dataspace.copernicus.eu/auth/realms/CDSE/.well-known/openid-configuration"
 OIDC_CLIENT = "cdse-public"
@@ -79,15 +79,15 @@ class SasTokens:
 
     def refused(self, url: str, reply: Any) -> bool:
         """Forget the token that was refused, if no other thread has done so."""
-        address, token = _without_token(url)
-        place = _container(address) or address
         with self._lock:
-            if self._known.get(place, ("",))[0] == token:
+            for place in [place for place, (token, _) in self._known.items() if url.endswith(token)]:
                 del self._known[place]
         return True
 
     def _ask(self, address: str, place: str) -> tuple[str, float]:
-        key = self._network.connection.credentials.subscription_key
+        credentials = self._network.connection.credentials
+        ours = addresses.host(self._url) == PC_CATALOG or bool(credentials.sas_url)
+        key = credentials.subscription_key if ours and addresses.is_private(self._url) else ""
         headers = {"Ocp-Apim-Subscription-Key": key} if key else {}
         if place:
             url = f"{self._url}/{place}"
@@ -107,18 +107,14 @@ def _container(address: str) -> str:
     """`account/container` of a file in Azure's blob storage, or empty."""
     parts = addresses.split(address)
     name = (parts.hostname or "").lower()
-    return f"{name[: -len(PC_BLOBS)]}/{parts.path.split('/')[1]}" if name.endswith(PC_BLOBS) else ""
-
-
-def _without_token(url: str) -> tuple[str, str]:
-    address, _, query = url.partition("?")
-    return address, query
+    container = parts.path.lstrip("/").partition("/")[0]
+    return f"{name[: -len(PC_BLOBS)]}/{container}" if name.endswith(PC_BLOBS) and container else ""
 
 
 def _good_until(text: Any) -> float:
     """Unix time until which a token that ends at an ISO date is used; for ever, that is until it is refused, where it is no date."""
     try:
-        moment = dt.datetime.fromisoformat(str(text).replace("Z", "+00:00"))
+        moment = dt.datetime.fromisoformat(re.sub(r"\.\d+", "", str(text)).replace("Z", "+00:00"))
     except ValueError:
         return math.inf
     end = (moment if moment.tzinfo else moment.replace(tzinfo=dt.timezone.utc)).timestamp()
@@ -136,10 +132,11 @@ class S3Keys:
 
     def prepare(self, address: str) -> tuple[str, dict[str, str]]:
         """The http(s) address of `s3://…`, and its signature."""
-        url = s3_address(address, self._endpoint, self._region)
-        if self._credentials.s3.get("AWS_NO_SIGN_REQUEST", "").upper() in ("YES", "TRUE", "ON", "1"):
+        region = self._region
+        url = s3_address(address, self._endpoint, region)
+        if _is_yes(self._credentials.s3.get("AWS_NO_SIGN_REQUEST")):
             return url, {}
-        return url, s3_headers(url, self._credentials, self._region, self._payer)
+        return url, s3_headers(url, self._credentials, region, self._payer)
 
     def refused(self, url: str, reply: Any) -> bool:
         """Whether the bucket lies in another region than thought: then that one is used."""
@@ -248,7 +245,7 @@ class Accesses:
             if addresses.is_url(address) and not facts.get("auth:refs"):
                 return Source(address, self._web(address))
         for address, facts in usable:
-            if address.startswith("s3://") and (credentials.s3_key or credentials.s3.get("AWS_NO_SIGN_REQUEST")):
+            if address.startswith("s3://") and (credentials.s3_key or _is_yes(credentials.s3.get("AWS_NO_SIGN_REQUEST"))):
                 return Source(address, self._s3(address, facts, item))
         for address, facts in usable:
             if addresses.is_url(address) and (credentials.token or (credentials.user and credentials.password) or credentials.headers):
@@ -282,8 +279,13 @@ class Accesses:
         scheme = _storage_scheme(facts, item)
         endpoint, region = _endpoint(address, scheme, settings)
         properties = item.get("properties") or {}
-        pays = scheme.get("requester_pays") or properties.get("storage:requester_pays")
-        payer = settings.get("AWS_REQUEST_PAYER", "") or ("requester" if pays is True else "")
+        payer = settings.get("AWS_REQUEST_PAYER", "")
+        if True in (scheme.get("requester_pays"), properties.get("storage:requester_pays")) and not payer:
+            raise EngineError(
+                "The reader pays for the transfer of the scene's files",
+                addresses.public(address),
+                "set AWS_REQUEST_PAYER=requester in the environment if you agree, or use another catalog",
+            )
         region = region or str(scheme.get("region") or properties.get("storage:region") or "us-east-1")
         if endpoint and not addresses.is_private(endpoint):
             raise EngineError("S3 keys are only used over https", endpoint, "set AWS_S3_ENDPOINT to an https address")
@@ -291,16 +293,16 @@ class Accesses:
         return self._once(f"s3 {endpoint} {region} {payer} {address.split('/')[2]}", S3Keys(credentials, endpoint, region, payer))
 
     def _oidc(self, address: str, facts: Mapping[str, Any], item: Mapping[str, Any]) -> Access:
-        url = _oidc_url(facts, item)
         credentials = self._network.connection.credentials
         home = addresses.host(self._catalog) if addresses.is_url(self._catalog) else ""
-        houses = [CDSE_HOUSE, *([home] if credentials.chosen or addresses.is_loopback(home) else [])]
-        names = [addresses.host(each) for each in (address, url)]
-        safe = all(any(addresses.same_house(name, house) for house in houses) for name in names)
-        if not safe or not addresses.is_private(address) or not addresses.is_private(url):
+        url = _oidc_url(address, facts, item)
+        if not url or (credentials.headers and not credentials.token and not credentials.password):
+            return Open()  # headers, or a password that is asked for, go to the catalog's own host only
+        # what the environment has is for Copernicus; what was chosen is for the catalog it was chosen for
+        house = home if credentials.chosen or addresses.is_loopback(home) else f"stac{addresses.CDSE_HOUSE}"
+        at_home = all(addresses.same_house(addresses.host(each), house) for each in (address, url))
+        if not at_home or not addresses.is_private(address) or not addresses.is_private(url):
             raise EngineError("The catalog asks for credentials on behalf of a stranger", addresses.public(address), "use another catalog")
-        if credentials.headers and not credentials.token and not credentials.password:
-            return Open()
         return self._once(f"oidc {url}", OidcTokens(self._network, url))
 
     def _once(self, key: str, access: Access) -> Access:
@@ -330,18 +332,26 @@ def _endpoint(address: str, scheme: Mapping[str, Any], settings: Mapping[str, st
     if stated:
         secure = settings.get("AWS_HTTPS", "YES").upper() not in ("NO", "FALSE", "OFF", "0")
         return stated if "://" in stated else f"{'https' if secure else 'http'}://{stated}", region
-    platform = scheme.get("platform")
     if address.startswith("s3://eodata/"):
         return CDSE_S3, "default"
-    custom = isinstance(platform, str) and platform.startswith("https://") and "{" not in platform and ".amazonaws.com" not in platform
-    return (platform if custom and isinstance(platform, str) else ""), region
+    platform = scheme.get("platform")
+    if isinstance(platform, str) and not re.fullmatch(r"https://[^/]*\.amazonaws\.com/?|https://aws\.amazon\.com/?", platform):
+        # signed requests go where the user, not a catalog, says
+        fix = f"set AWS_S3_ENDPOINT={addresses.public(platform)} in the environment if you trust it"
+        raise EngineError("The scene's files are on an S3 server that is not known", addresses.public(address), fix)
+    return "", region
 
 
-def _oidc_url(facts: Mapping[str, Any], item: Mapping[str, Any]) -> str:
-    """Where the item says one logs in (STAC extension authentication); else that of Copernicus Data Space."""
+def _oidc_url(address: str, facts: Mapping[str, Any], item: Mapping[str, Any]) -> str:
+    """Where the item says one logs in for a file (STAC extension authentication); that of Copernicus Data Space for its files; or empty."""
     schemes = (item.get("properties") or {}).get("auth:schemes") or item.get("auth:schemes")
-    for name in facts.get("auth:refs") or []:
+    refs = facts.get("auth:refs")
+    for name in refs if isinstance(refs, list) else []:
         scheme = schemes.get(name) if isinstance(schemes, dict) and isinstance(name, str) else None
         if isinstance(scheme, dict) and isinstance(scheme.get("openIdConnectUrl"), str):
             return str(scheme["openIdConnectUrl"])
-    return CDSE_OIDC
+    return CDSE_OIDC if addresses.host(address).endswith(addresses.CDSE_HOUSE) else ""
+
+
+def _is_yes(text: str | None) -> bool:
+    return (text or "").upper() in ("YES", "TRUE", "ON", "1")

@@ -8,6 +8,9 @@ from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from .errors import EngineError
 
+CDSE_HOUSE = ".dataspace.copernicus.eu"
+"""Catalog, log-in and files of Copernicus Data Space are hosts below it."""
+
 
 def split(address: str) -> SplitResult:
     """The parts of an address.
@@ -46,8 +49,10 @@ def local_path(address: str) -> str:
 
 
 def public(text: str) -> str:
-    """A text with addresses in it, without what may be secret there: user names, passwords and queries (signatures, tokens)."""
-    return re.sub(r"\?[^\s'\")?]*=[^\s'\")]*", "", re.sub(r"(?<=://)[^/\s@?#'\"]*@", "", text))
+    """A text with addresses in it, without what may be secret there: user names, passwords, queries (signatures, tokens), fragments."""
+    text = re.sub(r"(?<=://)[^/\s?#]*@", "", text)
+    text = re.sub(r"((?:https?|s3)://[^\s?#]*)[?#]\S*", r"\1", text)
+    return re.sub(r"\?[^\s?]*=[^\s)]*", "", text)
 
 
 def host(address: str) -> str:
@@ -63,29 +68,9 @@ def is_loopback(name: str) -> bool:
         return name == "localhost"
 
 
-LODGINGS = (
-    "amazonaws.com",
-    "windows.net",
-    "azure.com",
-    "googleapis.com",
-    "cloudfront.net",
-    "digitaloceanspaces.com",
-    "cloudflarestorage.com",
-)
-"""Where strangers live door to door."""
-
-
 def same_house(first: str, second: str) -> bool:
-    """Whether two hosts are one, or neighbours such as `stac.dataspace.copernicus.eu` and `identity.dataspace.copernicus.eu`."""
-    if first == second:
-        return bool(first)
-    house, other = (name.partition(".")[2] for name in (first, second))
-    # below a public suffix such as `co.uk` neighbours are strangers: three labels must agree
-    return house == other and house.count(".") >= 2 and not _is_number(first) and not house.endswith(LODGINGS)
-
-
-def _is_number(name: str) -> bool:
-    return bool(re.fullmatch(r"[\d.]+|.*:.*", name))
+    """Whether what is told to one host may be told to the other: it is the same one, or both are of Copernicus Data Space."""
+    return bool(first) and (first == second or (first.endswith(CDSE_HOUSE) and second.endswith(CDSE_HOUSE)))
 
 
 def is_private(url: str) -> bool:

@@ -77,7 +77,7 @@ def is_geographic(crs: str) -> bool:
 
 def utm_crs(longitude: float, latitude: float) -> str:
     """The WGS 84 / UTM zone of a point in degrees, as `EPSG:…`."""
-    zone = int(((longitude + 180) % 360) // 6) + 1
+    zone = min(int(((longitude + 180) % 360) // 6) + 1, 60)
     return f"EPSG:{(32600 if latitude >= 0 else 32700) + zone}"
 
 
@@ -176,6 +176,8 @@ class Aoi:
     def lonlat_boxes(self) -> list[Bounds]:
         """The rectangle in degrees that covers the area; two where it crosses the antimeridian."""
         west, south, east, north = _hull(self.lonlat_ring())
+        if east - west >= 360:
+            return [(-180.0, south, 180.0, north)]
         if east <= 180:
             return [(west, south, east, north)]
         return [(west, south, 180.0, north), (-180.0, south, east - 360, north)]
@@ -190,7 +192,7 @@ class Aoi:
         polygon.AddGeometry(outline)
         together = None
         for geometry in geometries:
-            footprint = _footprint(geometry, ring[0][0])
+            footprint = _footprint(geometry, (_hull(ring)[0] + _hull(ring)[2]) / 2)
             if footprint is not None:
                 together = footprint if together is None else together.Union(footprint)
         if together is None or polygon.GetArea() <= 0:

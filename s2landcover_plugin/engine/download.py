@@ -21,7 +21,7 @@ from .stac import BandAsset, Scene
 from .stack import resampling_for, stack_grid
 from .waiting import gather
 
-CONNECTIONS = 8
+BANDS_AT_ONCE = 8
 """Bands read at the same time."""
 MARGIN_PX = 2
 """Pixels read around the area of bands that are resampled, so that they have their neighbours (cubic reaches 2)."""
@@ -53,6 +53,11 @@ class Order:
     extra: tuple[str, ...] = ()
     """Bands beside those, left out of a scene where they cannot be opened."""
 
+    @property
+    def optional(self) -> set[str]:
+        """Bands that a scene may lack."""
+        return set(self.extra) - set(self.bands)
+
 
 def scene_files(scene: Scene, assets: dict[str, BandAsset], folder: Path) -> SceneFiles:
     """Where the copies of a scene's bands will be."""
@@ -72,10 +77,10 @@ def copy_windows(
         EngineError: no scene has pixels in the area, the area is too large, or a file cannot be read.
     """
     _refuse_huge(_stated_megabytes(parts, order, progress), order.max_megabytes)
-    pool = ThreadPoolExecutor(CONNECTIONS, initializer=prepare_thread)
+    pool = ThreadPoolExecutor(BANDS_AT_ONCE, initializer=prepare_thread)
     try:
         with Relay(network) as relay:
-            paths = _paths(parts, accesses, relay)
+            paths = _paths(parts, order, accesses, relay)
             grids = _grids(paths, order, relay, pool, network, progress)
             lead = max(range(len(parts)), key=lambda number: parts[number].scene.aoi_share)
             grid = _output_grid({name: each for (number, name), each in grids.items() if number == lead}, order)
@@ -84,10 +89,10 @@ def copy_windows(
                 raise EngineError("The area lies outside the scene", parts[0].scene.id, "choose an area that overlaps the scene")
             _refuse_huge(2 * sum(w.width * w.height for w in windows.values()) / 1e6, order.max_megabytes)
             meter = _meter(paths, windows, relay, pool, network, progress)
-            copies = {}
-            for (number, name), window in windows.items():
-                watch = meter.watcher(number, name)
-                copies[f"{number} {name}"] = pool.submit(_copy, paths[number, name], window, parts[number].local[name], relay, watch)
+            copies = {
+                key: pool.submit(_copy, paths[key], window, parts[key[0]].local[key[1]], relay, meter.watcher(key))
+                for key, window in windows.items()
+            }
             gather(copies, progress.part(0.2, 1), meter.share)
     finally:
         # after a failure or a cancel nobody waits for a transfer that hangs: the relay has closed its connections
@@ -99,13 +104,17 @@ Key = tuple[int, str]
 """Number of a scene, and a band of it."""
 
 
-def _paths(parts: list[SceneFiles], accesses: Accesses, relay: Relay) -> dict[Key, str]:
-    """What GDAL opens for each file."""
+def _paths(parts: list[SceneFiles], order: Order, accesses: Accesses, relay: Relay) -> dict[Key, str]:
+    """What GDAL opens for each file, without the extra ones that cannot be reached."""
     paths = {}
     for number, part in enumerate(parts):
         for name, asset in part.assets.items():
-            local = accesses.local_path(asset.href)
-            paths[number, name] = local or relay.path(accesses.source(asset.href, asset.asset, part.scene.item))
+            try:
+                local = accesses.local_path(asset.href)
+                paths[number, name] = local or relay.path(accesses.source(asset.href, asset.asset, part.scene.item))
+            except EngineError:
+                if name not in order.optional:
+                    raise
     return paths
 
 
@@ -124,10 +133,9 @@ def _grids(
                 return None
             raise
 
-    optional = set(order.extra) - set(order.bands)
-    futures = {f"{number} {name}": pool.submit(grid_of, path, name in optional) for (number, name), path in paths.items()}
+    futures = {key: pool.submit(grid_of, path, key[1] in order.optional) for key, path in paths.items()}
     found = gather(futures, progress.part(0, 0.1), network.unfinished)
-    return {key: grid for key in paths if (grid := found[f"{key[0]} {key[1]}"]) is not None}
+    return {key: grid for key, grid in found.items() if grid is not None}
 
 
 def _windows(grids: dict[Key, Grid], grid: Grid, order: Order) -> tuple[dict[Key, Window], list[int]]:
@@ -175,12 +183,12 @@ class _Meter:
         self._shares: dict[Key, float] = {}
         self._told = time.monotonic()
 
-    def watcher(self, number: int, name: str) -> Callable[[float], bool]:
+    def watcher(self, key: Key) -> Callable[[float], bool]:
         """What GDAL calls while it copies a file."""
-        self._shares[number, name] = 0.0
+        self._shares[key] = 0.0
 
         def watch(share: float) -> bool:
-            self._shares[number, name] = share
+            self._shares[key] = share
             return not self._network.stopped.is_set()
 
         return watch
@@ -206,7 +214,7 @@ def _meter(
         with relay.reading(path):
             return stored_bytes(path, window)
 
-    remote = {f"{n} {name}": (paths[n, name], window) for (n, name), window in windows.items() if paths[n, name].startswith("/vsicurl/")}
+    remote = {key: (paths[key], window) for key, window in windows.items() if paths[key].startswith("/vsicurl/")}
     futures = {key: pool.submit(stored, *each) for key, each in remote.items()}
     sizes = gather(futures, progress.part(0.1, 0.2), network.unfinished)
     expected = 0 if None in sizes.values() else sum(size or 0 for size in sizes.values())

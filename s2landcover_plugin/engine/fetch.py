@@ -193,7 +193,7 @@ def run_fetch(
 
 def _tell(report: FetchReport, progress: Progress) -> None:
     if len(report.clouds) < len(report.choice.scenes):
-        progress.info("The scenes have no scene classification; their cloud cover is that of the whole scenes.")
+        progress.info("Without the scene classification of every scene, the cloud cover told is that of the whole scenes.")
     elif report.cloud_cover is not None:
         progress.info(f"Cloud cover of the area {report.cloud_cover:.2f} %, valid pixels {100 * report.valid_share:.1f} %.")
     progress.info(f"{report.bytes_read / 1e6:.2f} MB read over the network.")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import json
+import logging
 import math
 import os
 import re
@@ -11,16 +13,18 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from secrets import SystemRandom
 from types import TracebackType
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Iterator, Mapping
 
 from . import addresses
 from .addresses import is_url, local_path, public
 from .credentials import Credentials, known_credentials
 from .errors import Cancelled, EngineError
 from .packages import require
+from .waiting import POLL_S
 
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 30
@@ -71,6 +75,7 @@ class Network:
         self.stopped = stopped or threading.Event()
         self._lock = threading.Lock()
         self._bytes = 0
+        self._turns = threading.BoundedSemaphore(CONNECTIONS)
         self.trusted = _bundle(connection.ca_pem) if connection.ca_pem else ""
         self.session = _session(self)
 
@@ -81,11 +86,12 @@ class Network:
         self.stopped.set()
         self.session.close()
         if self.trusted:
-            os.unlink(self.trusted)
+            with contextlib.suppress(OSError):
+                os.unlink(self.trusted)
 
     @property
     def bytes_read(self) -> int:
-        """Bytes of answers received so far, those of failed attempts included."""
+        """Bytes of the scenes' files received so far, those of failed attempts included."""
         return self._bytes
 
     def count(self, number: int) -> None:
@@ -129,11 +135,19 @@ class Network:
         errors = require("requests").exceptions
         try:
             return request()
-        except (errors.InvalidURL, errors.MissingSchema, errors.InvalidSchema, UnicodeError) as err:
+        except errors.InvalidSchema as err:
+            if "SOCKS" not in str(err):
+                raise EngineError("The address is not valid", public(url), "write it like https://host/path") from err
+            raise EngineError(f"{what} cannot be read through a SOCKS proxy", public(url), advice(err)) from err
+        except errors.InvalidProxyURL as err:
+            raise EngineError("The address of the proxy is not valid", public(url), "correct it in the network settings") from err
+        except (errors.InvalidURL, errors.MissingSchema, UnicodeError) as err:
             raise EngineError("The address is not valid", public(url), "write it like https://host/path") from err
         except errors.RequestException as err:
             self.check()
             raise EngineError(f"{what} cannot be read ({short(err)})", public(url), advice(err)) from err
+        except OSError as err:  # a file of certificates that is not there
+            raise EngineError(f"{what} cannot be read ({err})", public(url), "check REQUESTS_CA_BUNDLE in the environment") from err
 
     def add_credentials(self, request: Any, reply: Any = None) -> bool:
         """Add the user's own headers to a request to the catalog's house, and take them from any other.
@@ -157,6 +171,22 @@ class Network:
         require("requests").auth.HTTPBasicAuth(credentials.user.encode(), credentials.password.encode())(request)
         return True
 
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for one of the CONNECTIONS; a run that was stopped waits no longer."""
+        while not self._turns.acquire(timeout=POLL_S):
+            self.check()
+        try:
+            yield
+        finally:
+            self._turns.release()
+
+    def proxies_for(self, url: str, otherwise: Any) -> Any:
+        """The proxies for a URL: those of the connection if it has any."""
+        if not self.connection.proxies:
+            return otherwise
+        return {} if self.bypasses_proxy(url) else dict(self.connection.proxies)
+
     def bypasses_proxy(self, url: str) -> bool:
         """Whether a URL is reached without the proxy."""
         name = addresses.host(url)
@@ -178,7 +208,7 @@ class Tries:
         """Pause after a failure; False if it was one too many.
 
         Args:
-            reply: the answer, whose Retry-After is respected.
+            reply: the answer, whose Retry-After is respected up to LONGEST_PAUSE_S.
         """
         self._failures += 1
         if self._failures > limit:
@@ -195,12 +225,21 @@ class Tries:
 
 
 def _retry_after_s(reply: Any) -> float:
+    """Seconds to wait that an answer states, as a number or a date."""
     text = reply.headers.get("Retry-After", "") if reply is not None else ""
-    return float(text) if re.fullmatch(r"\d{1,6}", text) else 0.0
+    if re.fullmatch(r"\d{1,6}", text):
+        return float(text)
+    try:
+        return parsedate_to_datetime(text).timestamp() - time.time()
+    except (TypeError, ValueError, IndexError):
+        return 0.0
+
+
+SECRET_HEADERS = ("Authorization", "Ocp-Apim-Subscription-Key", "X-Amz-Security-Token")
 
 
 def _session(network: Network) -> Any:
-    """A requests.Session with the proxies, certificates, time limits and retries of a network."""
+    """A requests.Session with the proxies, certificates, credentials, time limits and retries of a network."""
     requests = require("requests")
 
     class Session(requests.Session):  # type: ignore[misc,name-defined]
@@ -208,21 +247,32 @@ def _session(network: Network) -> Any:
             merged = super().merge_environment_settings(url, proxies, stream, verify, cert)
             if network.trusted:
                 merged["verify"] = network.trusted
-            if network.connection.proxies:
-                merged["proxies"] = {} if network.bypasses_proxy(url) else dict(network.connection.proxies)
-            return merged
+            return {**merged, "proxies": network.proxies_for(url, merged["proxies"])}
 
-        def send(self, request: Any, **settings: Any) -> Any:
+        def rebuild_proxies(self, prepared: Any, proxies: Any) -> Any:
+            return network.proxies_for(prepared.url, super().rebuild_proxies(prepared, proxies))
+
+        def rebuild_auth(self, prepared: Any, response: Any) -> None:
+            hosts = addresses.host(prepared.url), addresses.host(response.request.url)
+            if not addresses.same_house(*hosts) or not addresses.is_private(prepared.url):
+                for name in SECRET_HEADERS:
+                    prepared.headers.pop(name, None)
+
+    class Adapter(requests.adapters.HTTPAdapter):  # type: ignore[misc,name-defined]
+        """Sends each request, also each step of a redirect, until it has an answer."""
+
+        def send(self, request: Any, stream: bool = False, **settings: Any) -> Any:
+            errors = requests.exceptions
             settings["timeout"] = (CONNECT_TIMEOUT_S, READ_TIMEOUT_S)
             network.add_credentials(request)
             tries = Tries(network)
             while True:
                 network.check()
                 try:
-                    reply = super().send(request, **settings)
-                    if not settings.get("stream"):
+                    reply = super().send(request, stream=stream, **settings)
+                    if not stream:
                         _check_length(reply)
-                except (requests.exceptions.ConnectionError, requests.exceptions.Timeout, requests.exceptions.ChunkedEncodingError) as err:
+                except (errors.ConnectionError, errors.Timeout, errors.ChunkedEncodingError) as err:
                     if _is_certificate_error(err) or not tries.again(limit=CONNECT_RETRIES if _nobody_there(err) else RETRIES):
                         raise
                     continue
@@ -233,17 +283,27 @@ def _session(network: Network) -> Any:
                     return reply
                 reply.close()
 
-        def rebuild_auth(self, prepared: Any, response: Any) -> None:
-            if not addresses.same_house(addresses.host(prepared.url), addresses.host(response.request.url)):
-                super().rebuild_auth(prepared, response)
+    def login_of_url(request: Any) -> Any:
+        # without an auth of its own, a session would also look into a netrc file, which would replace the credentials that were chosen
+        user, password = requests.utils.get_auth_from_url(request.url)
+        return requests.auth.HTTPBasicAuth(user, password)(request) if user else request
 
     session = Session()
     for scheme in ("http://", "https://"):
-        session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=CONNECTIONS, pool_block=True))
-    # a netrc file would replace the credentials that were chosen
-    session.auth = lambda request: request
+        session.mount(scheme, Adapter(pool_maxsize=CONNECTIONS))
+    session.auth = login_of_url
     session.trust_env = not network.connection.proxies
     return session
+
+
+def _hide(record: logging.LogRecord) -> bool:
+    """Take secrets out of what urllib3 logs about a request."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(public(each) if isinstance(each, str) else each for each in record.args)
+    return True
+
+
+logging.getLogger("urllib3.connectionpool").addFilter(_hide)
 
 
 def _bundle(pem: str) -> str:
@@ -257,7 +317,8 @@ def _bundle(pem: str) -> str:
 
 
 def _check_length(reply: Any) -> None:
-    """Raise where an answer ended before its stated length; requests itself may take it for whole."""
+    """Read an answer, and raise where it ended before its stated length; requests itself may take it for whole."""
+    _ = reply.content
     stated = reply.headers.get("Content-Length", "")
     received = reply.raw.tell() if hasattr(reply.raw, "tell") else None
     if stated.isdigit() and reply.request.method != "HEAD" and received is not None and received < int(stated):
@@ -312,6 +373,8 @@ def json_of(reply: Any, address: str, what: str = "The catalog") -> Any:
     try:
         return reply.json()
     except (ValueError, RecursionError) as err:
+        if what != "The catalog":
+            raise EngineError(f"{what} does not answer with JSON", public(address), "try again later") from err
         raise _no_json(address) from err
 
 

@@ -23,7 +23,7 @@ from . import addresses
 from .access import Source
 from .cache import RangeCache, settled_version
 from .errors import Cancelled, EngineError
-from .http import CHUNK_BYTES, Network, Tries, rejected
+from .http import CHUNK_BYTES, Network, Tries, rejected, short
 from .packages import require
 
 GDAL_SETTINGS = {
@@ -118,9 +118,9 @@ class RemoteFile:
             self._whole.close()
 
     def _from_disk(self, start: int, stop: int) -> bytes:
-        if self._whole is None:
-            return b""
         with self._disk:
+            if self._whole is None:
+                return b""
             self._whole.seek(start)
             return self._whole.read(stop - start)
 
@@ -129,9 +129,8 @@ class RemoteFile:
         data = bytearray()
         tries = Tries(self._network)
         while start + len(data) < (stop if self._size < 0 else min(stop, self._size)):
-            reply = self._ask(start + len(data), stop)
             try:
-                with contextlib.closing(reply):
+                with self._network.turn(), contextlib.closing(self._ask(start + len(data), stop)) as reply:
                     if self._understand(reply, start + len(data), stop):
                         self._keep_whole(reply)
                         return self._from_disk(start, stop)
@@ -199,26 +198,24 @@ class RemoteFile:
                 self._network.count(len(chunk))
                 yield chunk
         except (errors.RequestException, OSError) as err:
-            raise _Interrupted(str(type(err).__name__)) from err
+            raise _Interrupted(short(err)) from err
         if reply.raw.tell() < int(reply.headers.get("Content-Length") or 0):
             raise _Interrupted("the transfer ended early")
 
     def _keep_whole(self, reply: Any) -> None:
         """Keep a file whose server knows no ranges."""
-        stated = reply.headers.get("Content-Length", "")
-        kept = tempfile.TemporaryFile()
-        try:
-            for chunk in self._chunks(reply):
-                kept.write(chunk)
-        except BaseException:
-            kept.close()
-            raise
-        size = kept.tell()
-        if stated.isdigit() and size != int(stated):
-            kept.close()
-            raise _Interrupted("the transfer ended early")
-        self._learn(size, reply)
-        self._whole = kept
+        with self._disk:
+            if self._whole is not None:
+                return
+            kept = tempfile.TemporaryFile()
+            try:
+                for chunk in self._chunks(reply):
+                    kept.write(chunk)
+                self._learn(kept.tell(), reply)
+            except BaseException:
+                kept.close()
+                raise
+            self._whole = kept
 
 
 class Relay:
@@ -238,7 +235,8 @@ class Relay:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._network.stopped.set()
+        if kind is not None:
+            self._network.stopped.set()
         self._server.shutdown()
         self._server.server_close()
         for connected in list(self._sockets):
@@ -284,8 +282,11 @@ class Relay:
         """Whether a file could not be read."""
         return path in self._failures
 
-    def failed(self, path: str, error: EngineError | Cancelled) -> None:
+    def failed(self, path: str, error: EngineError | Cancelled | OSError) -> None:
         """Keep why a file could not be read."""
+        if isinstance(error, OSError):
+            where = self._files[path].shown
+            error = EngineError(f"The scene's file cannot be kept ({error.strerror})", where, "free some disk space")
         self._failures.setdefault(path, error)
 
     def connected(self, connection: socket.socket, yes: bool) -> None:
@@ -322,7 +323,7 @@ def _server(relay: Relay) -> ThreadingHTTPServer:
                 return self._send(404, b"", {})
             try:
                 size = file.size()
-            except (EngineError, Cancelled) as err:
+            except (EngineError, Cancelled, OSError) as err:
                 relay.failed(self.path, err)
                 return self._send(404, b"", {})
             start, stop = _range(self.headers.get("Range"), size)
@@ -339,7 +340,7 @@ def _server(relay: Relay) -> ThreadingHTTPServer:
                     if start < stop:
                         return file.read(start, stop)
                     relay.failed(self.path, EngineError("The scene's file is cut off", file.shown, "use another scene"))
-                except (EngineError, Cancelled) as err:
+                except (EngineError, Cancelled, OSError) as err:
                     relay.failed(self.path, err)
             return bytes(max(stop - start, 1))
 

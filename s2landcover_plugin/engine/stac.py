@@ -114,11 +114,13 @@ def find_scenes(options: SearchOptions, aoi: Aoi, progress: Progress, connection
     address = catalog_address(options)
     dates = date_range(options)
 
-    def look(stopped: Event) -> list[tuple[Any, str]]:
-        with Network(connection or Connection(), stopped, address) as network:
-            return list(_items(address, options, aoi, dates, network))
+    network = Network(connection or Connection(), home=address)
 
-    items = in_background(look, progress)
+    def look(stopped: Event) -> list[tuple[Any, str]]:
+        return list(_items(address, options, aoi, dates, network))
+
+    with network:
+        items = in_background(look, progress, network.unfinished)
     found: dict[tuple[str, str], Scene] = {}
     unreadable = unknown_cloud = 0
     for item, base in items:
@@ -264,7 +266,8 @@ def _search(address: str, options: SearchOptions, aoi: Aoi, dates: tuple[str, st
                     raise EngineError(f"More than {MAX_ITEMS} scenes match", public(address), "narrow the dates or the area")
         except (Cancelled, EngineError):
             raise
-        except Exception as err:  # pystac-client lets errors of any kind through when a server's answers are odd
+        except Exception as err:  # pystac-client wraps errors of ours, and lets errors of any kind through when a server's answers are odd
+            network.check()
             status = getattr(err, "status_code", None)
             raise (http.rejected(status, address) if status in (401, 403) else http.unreachable(err, address)) from err
 

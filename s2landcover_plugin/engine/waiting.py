@@ -11,11 +11,15 @@ from .progress import Progress
 POLL_S = 0.1
 """How often a waiting run looks whether the user wants to stop."""
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 
-def in_background(work: Callable[[Event], T], progress: Progress) -> T:
+def in_background(work: Callable[[Event], T], progress: Progress, share: Callable[[], float] = lambda: 0.0) -> T:
     """Run `work` in a thread and wait for it; on cancel leave it behind and tell it through its event.
+
+    Args:
+        share: how far the work is, 0 to 1; it may raise what ends the waiting.
 
     Raises:
         Cancelled: the user asked to stop. Whatever `work` raises.
@@ -24,13 +28,13 @@ def in_background(work: Callable[[Event], T], progress: Progress) -> T:
     pool = ThreadPoolExecutor(1)
     try:
         future = pool.submit(work, stopped)
-        return gather({"": future}, progress, lambda: 0.0)[""]
+        return gather({"": future}, progress, share)[""]
     finally:
         stopped.set()
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def gather(futures: Mapping[str, Future[T]], progress: Progress, share: Callable[[], float]) -> dict[str, T]:
+def gather(futures: Mapping[K, Future[T]], progress: Progress, share: Callable[[], float]) -> dict[K, T]:
     """Results of all futures; the first failure is raised at once.
 
     Args:
