@@ -411,6 +411,24 @@ def test_a_redirect_does_not_carry_headers_to_a_stranger(root, out):
     same(out, root[1])
 
 
+def test_a_redirect_does_not_carry_a_signature_to_a_stranger(root, out):
+    hrefs = s3_items(root[0])
+    seen = []
+
+    def refuse(request):
+        if not request.path.startswith("/eodata"):
+            return None
+        if request.headers["Host"].startswith("127."):
+            return Reply(307, b"", {"Location": f"http://localhost:{server.url.rpartition(':')[2]}{request.path}"})
+        seen.append([name for name in ("Authorization", "X-Amz-Security-Token") if name in request.headers])
+        return file_reply(root[0], request)
+
+    with running(FaultServer(root[0], refuse=refuse)) as server:
+        keys = Credentials(s3_key="MYKEY", s3_secret="SECRETKEY", s3_session="shh", s3={"AWS_S3_ENDPOINT": server.url})
+        fetch(catalog(server, root[0], **hrefs), out, "copernicus", keys)
+    assert seen and not any(seen)
+
+
 # proxies and certificates
 
 
