@@ -180,7 +180,7 @@ class OidcTokens:
             raise EngineError("The catalog names no safe place to log in", self._url, "use S3 keys, or another catalog")
         form = {"grant_type": "password", "client_id": OIDC_CLIENT, "username": credentials.user, "password": credentials.password}
         reply = self._network.post(url, form, TOKENS)
-        if reply.status_code in (400, 401, 403):
+        if reply.status_code in (301, 302, 303, 307, 308, 400, 401, 403):
             raise rejected(reply.status_code, url)
         answer = json_of(reply, url, TOKENS)
         token = answer.get("access_token") if isinstance(answer, dict) else None

@@ -45,7 +45,10 @@ def absolute(href: str, base: str) -> str:
 def local_path(address: str) -> str:
     """The path of a `file:` address; any other text as it is."""
     parts = split(address)
-    return unquote(parts.path) if parts.scheme == "file" else address
+    if parts.scheme != "file":
+        return address
+    host_part = f"//{parts.netloc}" if parts.netloc not in ("", "localhost") else ""
+    return host_part + re.sub(r"^/(?=[A-Za-z]:)", "", unquote(parts.path))
 
 
 def public(text: str) -> str:

@@ -7,7 +7,7 @@ import hashlib
 import hmac
 from dataclasses import dataclass, field, replace
 from typing import Mapping
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from osgeo import gdal
 
@@ -86,7 +86,7 @@ def s3_address(href: str, endpoint: str, region: str) -> str:
     """The http(s) address of `s3://bucket/key`, path style."""
     bucket, _, key = href[len("s3://") :].partition("/")
     base = (endpoint or AWS_ENDPOINT.format(region=region)).rstrip("/")
-    return f"{base}/{bucket}/{quote(unquote(key), safe='/-_.~')}"
+    return f"{base}/{bucket}/{quote(key, safe='/-_.~')}"
 
 
 def s3_headers(url: str, credentials: Credentials, region: str, payer: str = "", now: dt.datetime | None = None) -> dict[str, str]:

@@ -28,6 +28,9 @@ WGS84_A_M = 6378137.0
 WGS84_E2 = 0.00669437999014
 """Semi-major axis (m) and squared eccentricity of the WGS 84 ellipsoid (NIMA TR8350.2)."""
 
+TORN = 0.3
+"""Neighbouring points of an outline (at most a twentieth of a side apart) that lie this share of its width and height apart have the edge
+of the map between them."""
 EDGE_POINTS = 21
 """Points a side when a rectangle goes to another CRS, so that its bulge is caught."""
 
@@ -98,7 +101,7 @@ def transform_points(points: list[tuple[float, float]], source: str, target: str
         return points
     moved = [(math.inf, math.inf)]
     with contextlib.suppress(RuntimeError, TypeError, ValueError):
-        change = osr.CoordinateTransformation(spatial_reference(source), spatial_reference(target))
+        change = osr.CoordinateTransformation(spatial_reference(source), spatial_reference(target), _here(points, source))
         moved = [(p[0], p[1]) for p in change.TransformPoints(points)]
     if not all(math.isfinite(v) for p in moved for v in p):
         raise EngineError(
@@ -109,6 +112,18 @@ def transform_points(points: list[tuple[float, float]], source: str, target: str
     return moved
 
 
+def _here(points: list[tuple[float, float]], source: str) -> osr.CoordinateTransformationOptions:
+    """Options that make PROJ choose the datum operation for the place, as GDAL's warper does."""
+    options = osr.CoordinateTransformationOptions()
+    plain = osr.CoordinateTransformation(spatial_reference(source), spatial_reference("EPSG:4326"))
+    degrees = [(p[0], p[1]) for p in plain.TransformPoints(points) if math.isfinite(p[0]) and math.isfinite(p[1])]
+    if degrees:
+        west, south, east, north = _hull(degrees)
+        if -180 <= west < east <= 180 and -90 <= south < north <= 90:
+            options.SetAreaOfInterest(west, south, east, north)
+    return options
+
+
 def _hull(points: list[tuple[float, float]]) -> Bounds:
     xs, ys = [p[0] for p in points], [p[1] for p in points]
     return min(xs), min(ys), max(xs), max(ys)
@@ -116,8 +131,16 @@ def _hull(points: list[tuple[float, float]]) -> Bounds:
 
 def _cover(bounds: Bounds, source: str, target: str) -> Bounds:
     """The rectangle in another CRS that covers one; across the antimeridian longitudes go on beyond 180."""
-    points = transform_points(_ring(bounds), source, target)
-    return _hull(_unwrapped(points) if is_geographic(target) else points)
+    ring = _ring(bounds)
+    points = transform_points(ring, source, target)
+    if is_geographic(target):
+        return _hull(_unwrapped(points))
+    jump = max(math.dist(a, b) for a, b in zip(points, [*points[1:], points[0]]))
+    x0, y0, x1, y1 = _hull(points)
+    if jump > TORN * (x1 - x0 + y1 - y0):
+        where, fix = f"{crs_name(source)} -> {crs_name(target)}", "choose another, such as the UTM zone of the area"
+        raise EngineError("The area is torn apart in the coordinate reference system", where, fix)
+    return _hull(points)
 
 
 def _unwrapped(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -192,9 +215,9 @@ class Aoi:
         polygon.AddGeometry(outline)
         together = None
         for geometry in geometries:
-            footprint = _footprint(geometry, (_hull(ring)[0] + _hull(ring)[2]) / 2)
+            footprint = _valid(_footprint(geometry, (_hull(ring)[0] + _hull(ring)[2]) / 2))
             if footprint is not None:
-                together = footprint if together is None else together.Union(footprint)
+                together = footprint if together is None else _union(together, footprint)
         if together is None or polygon.GetArea() <= 0:
             return 0.0
         common = _common_area(polygon, together)
@@ -212,12 +235,33 @@ def overlap(first: str, second: str) -> float:
     return _common_area(*shapes) / min(areas)
 
 
-def _common_area(first: ogr.Geometry, second: ogr.Geometry) -> float:
+def _valid(shape: ogr.Geometry | None) -> ogr.Geometry | None:
+    """A shape whose rings do not cross themselves; None where it cannot be made one."""
+    if shape is None:
+        return None
     with quiet_gdal():
         try:
-            valid = [shape if shape.IsValid() else shape.MakeValid() for shape in (first, second)]
-            common = valid[0].Intersection(valid[1])
-        except (RuntimeError, ValueError):  # a ring of one point cannot be made valid
+            return shape if shape.IsValid() else shape.MakeValid()
+        except (RuntimeError, ValueError):  # a ring of one point
+            return None
+
+
+def _union(first: ogr.Geometry, second: ogr.Geometry) -> ogr.Geometry:
+    with quiet_gdal():
+        try:
+            return first.Union(second) or first
+        except RuntimeError:
+            return first
+
+
+def _common_area(first: ogr.Geometry, second: ogr.Geometry) -> float:
+    one, other = _valid(first), _valid(second)
+    if one is None or other is None:
+        return 0.0
+    with quiet_gdal():
+        try:
+            common = one.Intersection(other)
+        except RuntimeError:
             return 0.0
     return float(common.GetArea()) if common is not None else 0.0
 
@@ -240,9 +284,10 @@ def source_pixels_per_pixel(target: Grid, source: Grid) -> tuple[float, float]:
 def _geometry(geojson: str) -> ogr.Geometry | None:
     with quiet_gdal():
         try:
-            return ogr.CreateGeometryFromJson(geojson)
+            shape = ogr.CreateGeometryFromJson(geojson)
         except RuntimeError:
             return None
+    return shape if shape is not None and all(math.isfinite(number) for number in shape.GetEnvelope()) else None
 
 
 def _footprint(geojson: str, longitude: float) -> ogr.Geometry | None:

@@ -143,10 +143,10 @@ def _windows(grids: dict[Key, Grid], grid: Grid, order: Order) -> tuple[dict[Key
     windows, outside = {}, set()
     for key, each in grids.items():
         window = _window_for(grid, each, key[1], order.resampling)
-        if window is None:
-            outside.add(key[0])
-        else:
+        if window is not None:
             windows[key] = window
+        elif key[1] not in order.optional:
+            outside.add(key[0])
     used = sorted({number for number, _ in grids} - outside)
     return {key: window for key, window in windows.items() if key[0] in used}, used
 
@@ -261,9 +261,10 @@ def _stated_pixels(asset: dict[str, Any], item: dict[str, Any]) -> tuple[float, 
     try:
         rows, columns = (int(n) for n in stated("proj:shape"))
         width, height = (abs(float(stated("proj:transform")[i])) for i in (0, 4))
-    except (TypeError, ValueError, IndexError, KeyError):
+        pixels = float(rows * columns)
+    except (TypeError, ValueError, IndexError, KeyError, OverflowError):
         return 0.0, 0.0, 0.0
-    return (width, height, float(rows * columns)) if min(width, height) >= 1 else (0.0, 0.0, 0.0)
+    return (width, height, pixels) if min(width, height) >= 1 else (0.0, 0.0, 0.0)
 
 
 def _output_grid(grids: dict[str, Grid], order: Order) -> Grid:

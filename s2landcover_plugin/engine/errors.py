@@ -13,6 +13,8 @@ class EngineError(Exception):
     """
 
     def __init__(self, what: str, where: str, fix: str) -> None:
+        # texts of catalogs and servers may hold line breaks and control characters
+        what, where, fix = ("".join(c if c.isprintable() else " " for c in " ".join(text.split())) for text in (what, where, fix))
         super().__init__(what, where, fix)
         self.what = what
         self.where = where

@@ -21,7 +21,7 @@ from .grid import Grid
 from .http import Connection, Network
 from .options import check_options, option
 from .progress import Progress
-from .radiometry import RadiometricDecision, decide, look_at_pixels, weigh
+from .radiometry import RadiometricDecision, decide, for_real_numbers, look_at_pixels, weigh
 from .raster import describe
 from .stac import DEFAULT_COLLECTION, Scene, SearchOptions, band_assets, catalog_address, find_scenes
 from .stack import (
@@ -154,6 +154,7 @@ def run_fetch(
     choice = choose(scenes, options.selection, aoi, progress)
     with OutputFiles() as files, Network(connection, home=catalog) as network:
         destination = files.path(output)
+        ledger_path = files.path(ledger) if ledger else ""
         folder = Path(files.folder(output))
         parts = [_scene_files(scene, options, folder / str(i)) for i, scene in enumerate(choice.scenes)]
         order = Order(
@@ -186,7 +187,7 @@ def run_fetch(
             )
         report = FetchReport(choice, options.bands, grid, share, network.bytes_read, clouds)
         if ledger:
-            files.write_text(ledger, _ledger(report, scenes, parts, decided, public(catalog)))
+            files.write(ledger_path, ledger, _ledger(report, scenes, parts, decided, public(catalog)))
     _tell(report, progress)
     return report
 
@@ -202,9 +203,9 @@ def _tell(report: FetchReport, progress: Progress) -> None:
 def _no_scene(search: SearchOptions) -> EngineError:
     dates = f"{search.start_date[:10] or 'any date'} to {search.end_date[:10] or 'any date'}"
     collection = search.collection or DEFAULT_COLLECTION
-    where = f"{catalog_address(search)}, collection {collection}, {dates}, cloud cover up to {search.max_cloud_cover:g} %"
+    where = f"{public(catalog_address(search))}, collection {collection}, {dates}, cloud cover up to {search.max_cloud_cover:g} %"
     if search.scene_ids:
-        where = f"{catalog_address(search)}, SCENE_IDS {', '.join(search.scene_ids)}"
+        where = f"{public(catalog_address(search))}, SCENE_IDS {', '.join(search.scene_ids)}"
     return EngineError(
         "No scene was found for the area", where, "choose other dates, a larger cloud cover, or an area that the catalog covers"
     )
@@ -231,7 +232,7 @@ def _decisions(part: SceneFiles, options: FetchOptions, progress: Progress) -> d
     """The radiometric decision for every band of a scene, checked against its pixels."""
     scene = part.scene
     decisions = {name: decide(scene.properties, asset.asset, scene.product, options.offset_policy) for name, asset in part.assets.items()}
-    spectral = {name: decision for name, decision in decisions.items() if name != sentinel2.SCL}
+    spectral = {name: for_real_numbers(d, part.local[name]) for name, d in decisions.items() if name != sentinel2.SCL}
     pixels = look_at_pixels({name: (part.local[name], 1) for name in spectral})
     return {**decisions, **weigh(spectral, pixels, scene.id, options.offset_policy, progress)}
 

@@ -56,17 +56,18 @@ class OutputFiles:
 
     def write_text(self, destination: str, text: str) -> None:
         """Write a whole text file (UTF-8)."""
-        self._write(self.path(destination), destination, text)
+        self.write(self.path(destination), destination, text)
 
     def write_sidecar(self, destination: str, suffix: str, text: str) -> None:
         """Write a whole text file beside `destination`."""
-        self._write(self.sidecar(destination, suffix), destination, text)
+        self.write(self.sidecar(destination, suffix), destination, text)
 
     def folder(self, near: str) -> str:
         """A folder for intermediate files on the disk of `near`; removed at the end in every case."""
         return tempfile.mkdtemp(dir=self._hidden_folder(Path(near).absolute().parent))
 
-    def _write(self, path: str, destination: str, text: str) -> None:
+    def write(self, path: str, destination: str, text: str) -> None:
+        """Write a whole text file (UTF-8) under a temporary path that was asked for before."""
         try:
             Path(path).write_text(text, encoding="utf-8", newline="")
         except OSError as err:

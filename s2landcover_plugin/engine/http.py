@@ -128,8 +128,8 @@ class Network:
         return self._ask(lambda: self.session.get(url, **settings), url, what)
 
     def post(self, url: str, form: Mapping[str, str], what: str) -> Any:
-        """The answer to a POST request with a form."""
-        return self._ask(lambda: self.session.post(url, data=dict(form)), url, what)
+        """The answer to a POST request with a form, which follows no redirect: what is in the form is for this address."""
+        return self._ask(lambda: self.session.post(url, data=dict(form), allow_redirects=False), url, what)
 
     def _ask(self, request: Callable[[], Any], url: str, what: str) -> Any:
         errors = require("requests").exceptions
@@ -141,13 +141,21 @@ class Network:
             raise EngineError(f"{what} cannot be read through a SOCKS proxy", public(url), advice(err)) from err
         except errors.InvalidProxyURL as err:
             raise EngineError("The address of the proxy is not valid", public(url), "correct it in the network settings") from err
-        except (errors.InvalidURL, errors.MissingSchema, UnicodeError) as err:
+        except errors.InvalidHeader as err:
+            fix = "correct the credentials: no line breaks, and nothing but Latin letters"
+            raise EngineError("A credential holds characters that cannot be sent", public(url), fix) from err
+        except (errors.InvalidURL, errors.MissingSchema) as err:
             raise EngineError("The address is not valid", public(url), "write it like https://host/path") from err
         except errors.RequestException as err:
             self.check()
             raise EngineError(f"{what} cannot be read ({short(err)})", public(url), advice(err)) from err
         except OSError as err:  # a file of certificates that is not there
             raise EngineError(f"{what} cannot be read ({err})", public(url), "check REQUESTS_CA_BUNDLE in the environment") from err
+        except (EngineError, Cancelled):
+            raise
+        except Exception as err:  # urllib3 and http.client refuse odd addresses, proxies and headers with errors of any kind
+            fix = "check the address, the credentials and the proxy"
+            raise EngineError(f"{what} cannot be asked for ({type(err).__name__})", public(url), fix) from err
 
     def add_credentials(self, request: Any, reply: Any = None) -> bool:
         """Add the user's own headers to a request to the catalog's house, and take them from any other.
@@ -170,6 +178,12 @@ class Network:
             return False
         require("requests").auth.HTTPBasicAuth(credentials.user.encode(), credentials.password.encode())(request)
         return True
+
+    def watched(self, reply: Any) -> Iterator[bytes]:
+        """The body of an answer in pieces, until the run is stopped."""
+        for chunk in reply.iter_content(CHUNK_BYTES):
+            self.check()
+            yield chunk
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
@@ -271,6 +285,7 @@ def _session(network: Network) -> Any:
                 try:
                     reply = super().send(request, stream=stream, **settings)
                     if not stream:
+                        reply._content = b"".join(network.watched(reply))
                         _check_length(reply)
                 except (errors.ConnectionError, errors.Timeout, errors.ChunkedEncodingError) as err:
                     if _is_certificate_error(err) or not tries.again(limit=CONNECT_RETRIES if _nobody_there(err) else RETRIES):
@@ -317,8 +332,7 @@ def _bundle(pem: str) -> str:
 
 
 def _check_length(reply: Any) -> None:
-    """Read an answer, and raise where it ended before its stated length; requests itself may take it for whole."""
-    _ = reply.content
+    """Raise where an answer that was read ended before its stated length; requests itself may take it for whole."""
     stated = reply.headers.get("Content-Length", "")
     received = reply.raw.tell() if hasattr(reply.raw, "tell") else None
     if stated.isdigit() and reply.request.method != "HEAD" and received is not None and received < int(stated):
@@ -340,17 +354,18 @@ def stac_io(network: Network) -> Any:
     return transport
 
 
-def read_json(address: str, network: Network) -> Any:
-    """A JSON document from a URL or a file.
+def read_json(address: str, network: Network) -> tuple[Any, str]:
+    """A JSON document from a URL or a file, and the address that it really came from.
 
     Raises:
         EngineError: it cannot be reached, or is no JSON.
     """
     if is_url(address):
-        return json_of(network.get(address), address)
+        reply = network.get(address)
+        return json_of(reply, address), reply.url if reply.history else address
     try:
         with open(local_path(address), encoding="utf-8") as file:
-            return json.load(file)
+            return json.load(file), address
     except OSError as err:
         raise EngineError(f"The catalog cannot be read ({err.strerror})", address, "check the path, or give a http(s) address") from err
     except (ValueError, RecursionError) as err:
@@ -421,5 +436,7 @@ def short(err: BaseException) -> str:
     """The innermost reason of a network error in a few words, without anything secret."""
     reason = _innermost(err)
     text = str(getattr(reason, "strerror", None) or reason) or type(reason).__name__
+    if getattr(reason, "status_code", None):
+        return f"HTTP {reason.status_code}"
     text = re.sub(r"<[^>]* object at 0x[0-9a-f]+>: |HTTPS?Connection(Pool)?\([^)]*\): ", "", text)
     return public(text).strip()[:160]

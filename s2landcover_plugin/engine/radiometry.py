@@ -13,9 +13,10 @@ from typing import Any, Mapping, Sequence
 import numpy as np
 
 from . import sentinel2
+from .addresses import public
 from .errors import EngineError
 from .progress import Progress
-from .raster import BandInfo, read_preview
+from .raster import BandInfo, describe, read_preview
 
 QUANTIFICATION = 10000
 """DN of reflectance 1."""
@@ -96,7 +97,7 @@ def _stated(asset: dict[str, Any]) -> tuple[float | None, float | None]:
     except (TypeError, ValueError):
         numbers = [math.nan, math.nan]
     if any(number is not None and not math.isfinite(number) for number in numbers) or (numbers[0] is not None and numbers[0] <= 0):
-        where = f"scale {scale}, offset {offset} for {asset.get('href')}"
+        where = f"scale {scale}, offset {offset} for {public(str(asset.get('href')))}"
         raise EngineError("The catalog states a scale that cannot be used", where, "set OFFSET_POLICY, or use another catalog")
     if numbers[0] == 1 and not numbers[1]:
         return None, None
@@ -108,7 +109,7 @@ def _baseline(properties: dict[str, Any], product_name: str) -> str | None:
         text = str(properties.get(key) or "").lstrip("Nn")
         parts = text.split(".")
         # 99.99 stands for products that were made again, with a baseline nobody states
-        if len(parts) >= 2 and all(part.isdigit() for part in parts[:2]) and parts[0] != "99":
+        if len(parts) >= 2 and all(part.isascii() and part.isdigit() for part in parts[:2]) and parts[0] != "99":
             return text
     return sentinel2.baseline_in(product_name)
 
@@ -172,6 +173,18 @@ def look_at_pixels(bands: Mapping[str, tuple[str, int]]) -> PixelEvidence:
         return PixelEvidence(lowest, "absent")
     near = sum(PRESENT_DN[0] <= dn <= PRESENT_DN[1] for dn in lowest.values())
     return PixelEvidence(lowest, "present" if near >= 2 else "unclear")
+
+
+def for_real_numbers(decision: RadiometricDecision, path: str) -> RadiometricDecision:
+    """A decision for a file of real numbers without a stated scale: they are reflectance, unless most of them are above 2."""
+    if (
+        decision.evidence.get("stated_scale") is not None
+        or not describe(path).bands[0].dtype.startswith("float")
+        or _looks_like_dn(path, 1)
+    ):
+        return decision
+    reason = f"{decision.reason}; real numbers without a stated scale are reflectance 0 to 1"
+    return replace(decision, gain=QUANTIFICATION, reason=reason, certain=False)
 
 
 def weigh(

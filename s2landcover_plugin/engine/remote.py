@@ -33,6 +33,7 @@ GDAL_SETTINGS = {
     "GDAL_HTTP_TIMEOUT": "0",
     "GDAL_HTTP_LOW_SPEED_TIME": "0",
     "GDAL_HTTP_PROXY": "",
+    "CPL_VSIL_CURL_USE_HEAD": "YES",
     "CPL_VSIL_CURL_ADVISE_READ_TOTAL_BYTES_LIMIT": "0",
     "GDAL_HTTP_MULTIRANGE": "YES",
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
@@ -175,6 +176,8 @@ class RemoteFile:
         if status == 200:
             return True
         said = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", reply.headers.get("Content-Range", "").strip())
+        if reply.headers.get("Content-Range", "").endswith("/*"):
+            raise EngineError("The server does not tell the size of the file", self.shown, "use another catalog")
         if not said or int(said[1]) != start or int(said[2]) >= stop:
             raise EngineError("The server answers a request for bytes with others", self.shown, "use another catalog")
         self._learn(int(said[3]), reply)
@@ -199,7 +202,8 @@ class RemoteFile:
                 yield chunk
         except (errors.RequestException, OSError) as err:
             raise _Interrupted(short(err)) from err
-        if reply.raw.tell() < int(reply.headers.get("Content-Length") or 0):
+        stated = reply.headers.get("Content-Length", "")
+        if stated.isdigit() and reply.raw.tell() < int(stated):
             raise _Interrupted("the transfer ended early")
 
     def _keep_whole(self, reply: Any) -> None:
@@ -282,11 +286,13 @@ class Relay:
         """Whether a file could not be read."""
         return path in self._failures
 
-    def failed(self, path: str, error: EngineError | Cancelled | OSError) -> None:
+    def failed(self, path: str, error: Exception) -> None:
         """Keep why a file could not be read."""
         if isinstance(error, OSError):
-            where = self._files[path].shown
-            error = EngineError(f"The scene's file cannot be kept ({error.strerror})", where, "free some disk space")
+            error = EngineError(f"The scene's file cannot be read ({error.strerror})", self._files[path].shown, "free some disk space")
+        elif not isinstance(error, (EngineError, Cancelled)):
+            what = f"The scene's file cannot be read ({type(error).__name__})"
+            error = EngineError(what, self._files[path].shown, "use another catalog")
         self._failures.setdefault(path, error)
 
     def connected(self, connection: socket.socket, yes: bool) -> None:
@@ -323,7 +329,7 @@ def _server(relay: Relay) -> ThreadingHTTPServer:
                 return self._send(404, b"", {})
             try:
                 size = file.size()
-            except (EngineError, Cancelled, OSError) as err:
+            except Exception as err:  # told by relay.reading
                 relay.failed(self.path, err)
                 return self._send(404, b"", {})
             start, stop = _range(self.headers.get("Range"), size)
@@ -340,7 +346,7 @@ def _server(relay: Relay) -> ThreadingHTTPServer:
                     if start < stop:
                         return file.read(start, stop)
                     relay.failed(self.path, EngineError("The scene's file is cut off", file.shown, "use another scene"))
-                except (EngineError, Cancelled, OSError) as err:
+                except Exception as err:  # told by relay.reading
                     relay.failed(self.path, err)
             return bytes(max(stop - start, 1))
 

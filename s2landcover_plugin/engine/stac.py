@@ -124,6 +124,7 @@ def find_scenes(options: SearchOptions, aoi: Aoi, progress: Progress, connection
     found: dict[tuple[str, str], Scene] = {}
     unreadable = unknown_cloud = 0
     for item, base in items:
+        progress.check_cancelled()
         scene = _scene(item, base, aoi)
         if scene is None:
             unreadable += 1
@@ -195,18 +196,18 @@ def _unwanted(scene: Scene, options: SearchOptions, dates: tuple[str, str]) -> s
 
 def _items(address: str, options: SearchOptions, aoi: Aoi, dates: tuple[str, str], network: Network) -> Iterator[tuple[Any, str]]:
     """Raw items with the address that their hrefs refer to."""
-    document = http.read_json(address, network)
+    document, address = http.read_json(address, network)
     kind = document.get("type") if isinstance(document, dict) else None
     if kind == "FeatureCollection" and isinstance(document.get("features"), list):
         yield from ((item, address) for item in document["features"])
     elif kind == "Feature":
         yield document, address
     elif kind in ("Catalog", "Collection") and (document.get("conformsTo") or "search" in _links(document)):
-        yield from _search(address, options, aoi, dates, network)
+        yield from _search(document, address, options, aoi, dates, network)
     elif kind in ("Catalog", "Collection"):
         if not {"child", "item"} & set(_links(document)):
             raise EngineError(f"The {kind.lower()} lists no items", public(address), "give the root address of its STAC API")
-        yield from _walk(document, address, network, 0)
+        yield from _walk(document, address, network, set())
     else:
         raise _not_stac(address)
 
@@ -225,51 +226,64 @@ def _links(document: Any) -> dict[str, list[str]]:
     return found
 
 
-def _walk(document: Any, address: str, network: Network, depth: int) -> Iterator[tuple[Any, str]]:
-    """Items of a static catalog, by its child and item links."""
-    if depth > 8:
-        raise EngineError("The static catalog is nested too deeply", public(address), "give the address of the collection itself")
+def _walk(document: Any, address: str, network: Network, seen: set[str]) -> Iterator[tuple[Any, str]]:
+    """Items of a static catalog, by its child and item links; each address once."""
+    seen.add(address)
+    if len(seen) > MAX_ITEMS:
+        raise EngineError("The static catalog is too large", public(address), "give the address of the collection itself")
     links = _links(document)
     for href in [*links.get("item", []), *links.get("child", [])]:
         network.check()
         target = addresses.absolute(href, address)
         if addresses.is_url(address) and not addresses.is_url(target):
             raise EngineError("The catalog names a file of this machine, which a remote catalog must not do", target, "use another catalog")
-        inner = http.read_json(target, network)
+        if target in seen:
+            continue
+        inner, target = http.read_json(target, network)
         if not isinstance(inner, dict):
             raise _not_stac(target)
         if inner.get("type") == "Feature":
             yield inner, target
         else:
-            yield from _walk(inner, target, network, depth + 1)
+            yield from _walk(inner, target, network, seen)
 
 
-def _search(address: str, options: SearchOptions, aoi: Aoi, dates: tuple[str, str], network: Network) -> Iterator[tuple[Any, str]]:
+def _search(
+    document: Any, address: str, options: SearchOptions, aoi: Aoi, dates: tuple[str, str], network: Network
+) -> Iterator[tuple[Any, str]]:
     """Page through an API search; what the server does not advertise is not sent."""
     client_module = require("pystac_client")
+    posts = _offers(document, "POST") or not _offers(document, "GET")
     seen: set[str] = set()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        transport = http.stac_io(network)
-        try:
-            client = client_module.Client.open(address, stac_io=transport)
-            search = client.search(**_query(client, options, aoi, dates))
-            for page in search.pages_as_dicts():
-                fresh = [item for item in page.get("features", []) if isinstance(item, dict) and str(item.get("id")) not in seen]
-                seen.update(str(item.get("id")) for item in fresh)
-                for item in fresh:
-                    yield item, (_links(item).get("self") or [address])[0]
-                network.check()
-                if not fresh:  # a server may repeat its last page for ever
-                    return
-                if len(seen) > MAX_ITEMS:
-                    raise EngineError(f"More than {MAX_ITEMS} scenes match", public(address), "narrow the dates or the area")
-        except (Cancelled, EngineError):
-            raise
-        except Exception as err:  # pystac-client wraps errors of ours, and lets errors of any kind through when a server's answers are odd
+    # not catch_warnings: two searches at a time would leave its filter behind
+    warnings.filterwarnings("ignore", category=require("pystac_client.warnings").PystacClientWarning)
+    transport = http.stac_io(network)
+    try:
+        client = client_module.Client.open(address, stac_io=transport)
+        search = client.search(**_query(client, options, aoi, dates), method="POST" if posts else "GET")
+        for page in search.pages_as_dicts():
+            fresh = [item for item in page.get("features", []) if isinstance(item, dict) and str(item.get("id")) not in seen]
+            seen.update(str(item.get("id")) for item in fresh)
+            for item in fresh:
+                yield item, addresses.absolute((_links(item).get("self") or [address])[0], address)
             network.check()
-            status = getattr(err, "status_code", None)
-            raise (http.rejected(status, address) if status in (401, 403) else http.unreachable(err, address)) from err
+            if not fresh:  # a server may repeat its last page for ever
+                return
+            if len(seen) > MAX_ITEMS:
+                raise EngineError(f"More than {MAX_ITEMS} scenes match", public(address), "narrow the dates or the area")
+    except (Cancelled, EngineError):
+        raise
+    except Exception as err:  # pystac-client wraps errors of ours, and lets errors of any kind through when a server's answers are odd
+        network.check()
+        status = getattr(err, "status_code", None)
+        raise (http.rejected(status, address) if status in (401, 403) else http.unreachable(err, address)) from err
+
+
+def _offers(document: Any, method: str) -> bool:
+    """Whether an API's search link states a method."""
+    links = document.get("links") if isinstance(document, dict) else None
+    search = [link for link in (links if isinstance(links, list) else []) if isinstance(link, dict) and link.get("rel") == "search"]
+    return any(str(link.get("method") or "GET").upper() == method for link in search)
 
 
 def _query(client: Any, options: SearchOptions, aoi: Aoi, dates: tuple[str, str]) -> dict[str, Any]:
@@ -308,13 +322,13 @@ def _scene(item: Any, base: str, aoi: Aoi) -> Scene | None:
     if not isinstance(properties, dict) or not isinstance(geometry, dict) or not isinstance(item.get("id"), str):
         return None
     when = properties.get("datetime") or properties.get("start_datetime")
-    if not isinstance(when, str) or not re.match(r"\d{4}-\d\d-\d\d", when):
+    if not isinstance(when, str) or not re.fullmatch(r"\d{4}-\d\d-\d\d([T ][0-9:.Zz+-]*)?", when):
         return None
     product = str(properties.get("s2:product_uri") or item["id"])
     tile_texts = (properties.get("s2:mgrs_tile"), properties.get("grid:code"), product, item["id"])
     baseline = properties.get("s2:processing_baseline") or properties.get("processing:version")
     return Scene(
-        item["id"],
+        item["id"].encode("utf-8", "replace").decode("utf-8"),
         when,
         _percent(properties.get("eo:cloud_cover")),
         str(properties.get("platform") or ""),

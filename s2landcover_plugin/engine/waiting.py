@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from threading import Event
+from concurrent.futures import Future, wait
+from threading import Event, Thread
 from typing import Any, Callable, Mapping, TypeVar
 
 from .progress import Progress
@@ -25,13 +25,20 @@ def in_background(work: Callable[[Event], T], progress: Progress, share: Callabl
         Cancelled: the user asked to stop. Whatever `work` raises.
     """
     stopped = Event()
-    pool = ThreadPoolExecutor(1)
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work(stopped))
+        except BaseException as err:  # handed over to whoever waits
+            future.set_exception(err)
+
+    # a thread that nobody waits for at the end of the process, unlike those of an executor
+    Thread(target=run, daemon=True).start()
     try:
-        future = pool.submit(work, stopped)
         return gather({"": future}, progress, share)[""]
     finally:
         stopped.set()
-        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def gather(futures: Mapping[K, Future[T]], progress: Progress, share: Callable[[], float]) -> dict[K, T]:
