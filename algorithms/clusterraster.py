@@ -33,7 +33,7 @@ class ClusterRaster(Algorithm):
         "Groups the pixels of a raster into clusters of similar reflectance and writes a class raster with names, colours and areas.\n\n"
         "Clusters are found on a seeded sample spread over the raster: by k-means (k-means++ starts, Lloyd), where every pixel goes to the "
         "nearest centre, or as a Gaussian mixture with full covariances (EM, from the k-means centres), where it goes to the most likely "
-        "cluster. With 0 clusters the number is chosen from the elbow of the inertia curve or from the Davies-Bouldin index. "
+        "cluster. With 0 clusters the number is chosen by a quality index or by the votes of all. "
         "Cluster 1 is the darkest, the last the brightest; colours can be told apart with colour vision deficiency.\n\n"
         "Confidence is 0 to 1: the posterior probability of the cluster (mixture), or by how much the second nearest centre is farther "
         "away than the nearest (k-means; 0: equally far). A pixel counts where all its bands are valid. The model (JSON) keeps clusters, "

@@ -4,7 +4,16 @@ from ..engine.clustering import ClusterOptions, run_selection
 from .base import Algorithm
 from .clusterraster import GROUP, add_feature_parameters, cluster_options
 
-USED = ("method", "k_min", "k_max", "scaling", "sample_size", "seed")
+USED = ("method", "selection", "k_min", "k_max", "scaling", "sample_size", "seed")
+OUTPUTS = {
+    "ELBOW_K": "elbow",
+    "DAVIES_BOULDIN_K": "davies-bouldin",
+    "SILHOUETTE_K": "silhouette",
+    "CALINSKI_HARABASZ_K": "calinski-harabasz",
+    "STABILITY_K": "stability",
+    "BIC_K": "bic",
+}
+"""Output -> the index it comes from; BIC_K has no value for k-means."""
 
 
 class ClusterSelection(Algorithm):
@@ -16,7 +25,9 @@ class ClusterSelection(Algorithm):
     TAGS = ("elbow", "davies-bouldin", "k-means")
     HELP = (
         "Fits k-means, or Gaussian mixtures, for every number of clusters in a range, on one seeded sample of the raster, and tells which "
-        "number the elbow of the inertia curve (Satopaa et al. 2011) and the Davies-Bouldin index (1979; smaller is better) would choose."
+        "number each index would choose: the elbow of the inertia curve (Satopaa et al. 2011), Davies-Bouldin (1979), silhouette "
+        "(Rousseeuw 1987), Calinski-Harabasz (1974), stability over parts of the sample (Ben-Hur et al. 2002), and for mixtures BIC "
+        "(Schwarz 1978). Consensus counts their votes, and says who voted for what."
     )
 
     def define(self):
@@ -24,7 +35,7 @@ class ClusterSelection(Algorithm):
         self.add_options(ClusterOptions, only=USED)
         self.add_output_file("OUTPUT_TABLE", "Table (CSV)", "csv")
         self.add_output_file("OUTPUT_HTML", "Report (HTML)", "html")
-        self.add_numbers(N_CLUSTERS="Number of clusters (elbow)", ELBOW_K="Elbow", DAVIES_BOULDIN_K="Smallest Davies-Bouldin index")
+        self.add_numbers(N_CLUSTERS="Number of clusters", **{name: f"Number by {index}" for name, index in OUTPUTS.items()})
 
     def compute(self, parameters, context, progress):
         source = self.raster(parameters, "INPUT", context)
@@ -34,6 +45,5 @@ class ClusterSelection(Algorithm):
             "OUTPUT_TABLE": table,
             "OUTPUT_HTML": html,
             "N_CLUSTERS": selection.chosen,
-            "ELBOW_K": selection.elbow_k,
-            "DAVIES_BOULDIN_K": selection.davies_bouldin_k,
+            **{name: selection.votes.get(index) for name, index in OUTPUTS.items()},
         }

@@ -22,8 +22,9 @@ from s2landcover_plugin.engine.features import feature_reader
 from s2landcover_plugin.engine.grid import Grid
 from s2landcover_plugin.engine.models import ClusterModel
 from s2landcover_plugin.engine.progress import Progress
+from s2landcover_plugin.engine.quality import knee
 from s2landcover_plugin.engine.raster import describe
-from s2landcover_plugin.engine.selection import knee, select_n_clusters
+from s2landcover_plugin.engine.selection import Question, select_n_clusters
 
 from .conftest import Messages, read, write_raster
 
@@ -167,8 +168,8 @@ def test_clusters_are_ordered_from_dark_to_bright_for_every_seed(stack, tmp_path
 @pytest.mark.parametrize("k", [3, 4, 6])
 def test_elbow_and_davies_bouldin_find_planted_clusters(k):
     values, _ = make_blobs(4000, 4, centers=k, cluster_std=0.5, random_state=k, center_box=(-10, 10))
-    selection = select_n_clusters(values, (2, 10, 0), "elbow", "blobs", Progress())
-    assert selection.elbow_k == k == selection.davies_bouldin_k == selection.chosen
+    selection = select_n_clusters(values, Question(2, 10, 0), "blobs", Progress())
+    assert selection.votes == {"elbow": k, "davies-bouldin": k} and selection.chosen == k
 
 
 def test_quality_figures_equal_scikit_learn(stack, tmp_path):

@@ -17,6 +17,7 @@ from .classification import CONFIDENCE_BAND, Judged, NearestCenter
 from .crs import crs_name
 from .features import FeatureSpace, feature_reader
 from .files import STYLE_SUFFIX, OutputFiles
+from .fitting import FITS, ClusterFit
 from .geotiff import RasterWriter, write_class_table
 from .grid import Grid
 from .legend import LegendClass, qml
@@ -25,13 +26,13 @@ from .models import ClusterModel, canonical_order, scatter, training_reach
 from .options import check_options, option
 from .palette import colours
 from .progress import Progress
+from .quality import DAVIES_BOULDIN, measure
 from .raster import RasterReader, describe
 from .sampling import draw_sample
-from .selection import ClusterFit, Selection, fit_kmeans, fit_mixture, select_n_clusters
+from .selection import SELECTIONS, Question, Selection, select_n_clusters
 from .version import VERSION
 
 MAX_CLUSTERS = 254
-FITS = {"kmeans": fit_kmeans, "gmm": fit_mixture}
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,9 @@ class ClusterOptions:
     selection: str = option(
         "elbow",
         "How to choose the number of clusters",
-        "elbow: the knee of the inertia curve. davies-bouldin: the smallest Davies-Bouldin index.",
-        choices=("elbow", "davies-bouldin"),
+        "elbow: the knee of the inertia curve. davies-bouldin, silhouette, calinski-harabasz, bic (mixtures only): the best value of the "
+        "index. stability: the largest number whose clusters are the same in every part of the sample. consensus: the most votes of all.",
+        choices=SELECTIONS,
     )
     k_min: int = option(2, "Smallest number of clusters to try", min=2, max=MAX_CLUSTERS)
     k_max: int = option(10, "Largest number of clusters to try", min=2, max=MAX_CLUSTERS)
@@ -131,12 +133,14 @@ def run_clustering(source: str, outputs: ClusterOutputs, options: ClusterOptions
     if options.n_clusters:
         fit = FITS[options.method](scaled, options.n_clusters, options.seed, source)
     else:
-        selection = select_n_clusters(scaled, _limits(options), options.selection, source, progress.part(0.15, 0.5), FITS[options.method])
+        selection = select_n_clusters(scaled, _question(options), source, progress.part(0.15, 0.5))
         fit = selection.fits[selection.chosen]
         progress.info(selection.reason)
     provenance = _provenance(options, info.path, info.metadata)
-    model = _model(space, fit, (scaled, shift, spread), options, _training(reader.grid, provenance, len(scaled), fit, options))
-    fitted = _Fitted(reader, space, model, fit, selection, provenance)
+    index = measure(DAVIES_BOULDIN, scaled, fit, options.method, options.seed)
+    training = _training(reader.grid, provenance, len(scaled), fit, index, options)
+    model = _model(space, fit, (scaled, shift, spread), options, training)
+    fitted = _Fitted(reader, space, model, fit.inertia, index, selection, provenance)
     return _write_map(fitted, outputs, progress.part(0.5, 1))
 
 
@@ -147,7 +151,8 @@ class _Fitted:
     reader: RasterReader
     space: FeatureSpace
     model: ClusterModel
-    fit: ClusterFit
+    inertia: float
+    davies_bouldin: float
     selection: Selection | None
     provenance: dict[str, str]
 
@@ -164,7 +169,7 @@ def run_selection(source: str, options: ClusterOptions, table: str, html: str, p
     info = describe(source)
     reader, space = feature_reader(info, options.bands, options.indices, options.band_map, progress)
     scaled, _, _ = _scaled_sample(reader, space, options, progress.part(0, 0.2))
-    selection = select_n_clusters(scaled, _limits(options), options.selection, source, progress.part(0.2, 1), FITS[options.method])
+    selection = select_n_clusters(scaled, replace(_question(options), everything=True), source, progress.part(0.2, 1))
     progress.info(selection.reason)
     with OutputFiles([source]) as files:
         if table:
@@ -174,8 +179,8 @@ def run_selection(source: str, options: ClusterOptions, table: str, html: str, p
     return selection
 
 
-def _limits(options: ClusterOptions) -> tuple[int, int, int]:
-    return options.k_min, options.k_max, options.seed
+def _question(options: ClusterOptions) -> Question:
+    return Question(options.k_min, options.k_max, options.seed, options.method, options.selection)
 
 
 def _scaled_sample(
@@ -187,7 +192,9 @@ def _scaled_sample(
     return (values - shift) / spread, shift, spread
 
 
-def _training(grid: Grid, provenance: dict[str, str], n: int, fit: ClusterFit, options: ClusterOptions) -> dict[str, Any]:
+def _training(
+    grid: Grid, provenance: dict[str, str], n: int, fit: ClusterFit, davies_bouldin: float, options: ClusterOptions
+) -> dict[str, Any]:
     """Where a model comes from, for its file."""
     return {
         "input": provenance["S2LC_INPUT"],
@@ -198,7 +205,7 @@ def _training(grid: Grid, provenance: dict[str, str], n: int, fit: ClusterFit, o
         "sample_size": n,
         "seed": options.seed,
         "inertia": fit.inertia,
-        "davies_bouldin": None if math.isnan(fit.davies_bouldin) else fit.davies_bouldin,
+        "davies_bouldin": None if math.isnan(davies_bouldin) else davies_bouldin,
     }
 
 
@@ -260,8 +267,7 @@ def _write_map(fitted: _Fitted, outputs: ClusterOutputs, progress: Progress) -> 
         hectares = tuple(float(tally.hectares[each.code]) for each in legend)
         write_class_table(raster, legend, pixels, hectares)
         files.write_sidecar(outputs.raster, STYLE_SUFFIX, qml(legend))
-        fit = fitted.fit
-        report = ClusterReport(len(legend), fit.inertia, fit.davies_bouldin, legend, pixels, hectares, fitted.selection)
+        report = ClusterReport(len(legend), fitted.inertia, fitted.davies_bouldin, legend, pixels, hectares, fitted.selection)
         if outputs.model:
             files.write_text(outputs.model, to_json(model))
         if outputs.table:

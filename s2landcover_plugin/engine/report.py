@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Sequence
 
@@ -79,30 +80,23 @@ def area_chart(legend: Sequence[LegendClass], hectares: Sequence[float]) -> str:
 
 
 def selection_chart(selection: Selection) -> str:
-    """Inertia and Davies-Bouldin index against the number of clusters, with the choices marked."""
-    figure = _figure(8.4, 3.3)
-    left, right = figure.subplots(1, 2)
+    """Each index against the number of clusters, with the choices marked."""
     ks = list(selection.fits)
-    curves = (
-        (left, [f.inertia for f in selection.fits.values()], "Inertia (smaller is tighter)", selection.elbow_k, "elbow", (10, 12)),
-        (
-            right,
-            [f.davies_bouldin for f in selection.fits.values()],
-            "Davies-Bouldin index (smaller is better)",
-            selection.davies_bouldin_k,
-            "minimum",
-            (-20, -22),
-        ),
-    )
-    for axes, values, title, best, label, offset in curves:
+    rows = math.ceil(len(selection.indices) / 2)
+    figure = _figure(8.4, 2.9 * rows)
+    grid = figure.subplots(rows, 2, squeeze=False)
+    for axes in grid.flat[len(selection.indices) :]:
+        axes.set_visible(False)
+    for axes, index in zip(grid.flat, selection.indices):
+        values, best = [selection.values[index.name][k] for k in ks], selection.votes[index.name]
         axes.plot(ks, values, color="#332288", marker="o", markersize=4)
         axes.plot(
             [best], [values[ks.index(best)]], "o", markersize=12, markerfacecolor="none", markeredgecolor="#cc3311", markeredgewidth=2
         )
-        axes.annotate(f"{label}: k = {best}", (best, values[ks.index(best)]), xytext=offset, textcoords="offset points", color="#cc3311")
         if best != selection.chosen:
             axes.axvline(selection.chosen, color="#888888", linestyle=":", linewidth=1)
-        axes.set_title(title, fontsize=10)
+        axes.set_title(index.title, fontsize=10, loc="left")
+        axes.set_title(f"k = {best}", fontsize=10, loc="right", color="#cc3311")
         axes.set_xlabel("number of clusters k")
         axes.xaxis.set_major_locator(require("matplotlib.ticker").MaxNLocator(integer=True))
         axes.margins(x=0.08, y=0.2)

@@ -1,159 +1,122 @@
-"""How many clusters? k-means for a range of k on one sample, and the reasons for one of them."""
+"""How many clusters? Fits for a range of k on one sample, what each quality index says of them, and the reasons for one k."""
 
 from __future__ import annotations
 
 import csv
 import io
-import warnings
-from dataclasses import dataclass, field
-from typing import Callable
+import math
+from dataclasses import dataclass
+from typing import Iterable
 
 import numpy as np
 
+from . import quality
 from .errors import EngineError
-from .models import REGULARIZATION
-from .packages import require
+from .fitting import FITS, ClusterFit, count_distinct
 from .progress import Progress
+from .quality import QualityIndex
 
-N_INIT = 3
-"""k-means++ starts per k. One reaches the inertia of ten at an eighth of the cost (docs/performance.md); three guard small samples."""
-MAX_EM_STEPS = 200
-
-
-@dataclass(frozen=True)
-class ClusterFit:
-    """One fitted k-means or Gaussian mixture.
-
-    Attributes:
-        centers: (k, n_features) in scaled units.
-        inertia: sum of squared distances of the sample to the nearest centre (of a mixture: to the mean of the cluster), scaled units.
-        davies_bouldin: Davies-Bouldin index on the sample (Davies and Bouldin 1979, IEEE TPAMI 1); smaller is better.
-        mixture: weights (k,) and covariances (k, n_features, n_features) of a Gaussian mixture.
-    """
-
-    centers: np.ndarray
-    inertia: float
-    davies_bouldin: float
-    mixture: tuple[np.ndarray, np.ndarray] | None = None
+CONSENSUS = "consensus"
+SELECTIONS = (*(index.name for index in quality.INDICES), CONSENSUS)
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Fits for every k tried, and the k that was chosen."""
+    """Fits for every k tried, what the indices say, and the k that was chosen.
+
+    Attributes:
+        values: name of an index -> k -> value, of the indices that were computed.
+        votes: name of an index -> the k that it would choose.
+        method: `elbow`, another index, or `consensus`.
+    """
 
     fits: dict[int, ClusterFit]
-    elbow_k: int
-    davies_bouldin_k: int
+    values: dict[str, dict[int, float]]
+    votes: dict[str, int]
     chosen: int
     method: str
-    reason: str = field(default="")
+    reason: str
+
+    @property
+    def indices(self) -> list[QualityIndex]:
+        """The indices that were computed."""
+        return [index for index in quality.INDICES if index.name in self.votes]
 
     def table(self) -> str:
-        """CSV: n_clusters, inertia, davies_bouldin, chosen_by."""
+        """CSV: n_clusters, one column per index, chosen_by."""
         text = io.StringIO()
         rows = csv.writer(text, lineterminator="\n")
-        rows.writerow(("n_clusters", "inertia", "davies_bouldin", "chosen_by"))
-        for k, fit in self.fits.items():
-            by = [name for name, best in (("elbow", self.elbow_k), ("davies-bouldin", self.davies_bouldin_k)) if best == k]
-            rows.writerow((k, f"{fit.inertia:.10g}", f"{fit.davies_bouldin:.10g}", " ".join(by)))
+        rows.writerow(("n_clusters", *(index.column for index in self.indices), "chosen_by"))
+        for k in self.fits:
+            by = [name for name, best in self.votes.items() if best == k] + ([CONSENSUS] if self._agreed == k else [])
+            rows.writerow((k, *(f"{self.values[index.name][k]:.10g}" for index in self.indices), " ".join(by)))
         return text.getvalue()
 
-
-def fit_kmeans(scaled: np.ndarray, n_clusters: int, seed: int, where: str) -> ClusterFit:
-    """Fit k-means (scikit-learn, Lloyd, k-means++) to a scaled sample (n, n_features).
-
-    One thread, because sums in another order would give other last digits: the same seed always gives the same centres.
-
-    Raises:
-        EngineError: the sample has fewer distinct pixels than clusters.
-    """
-    distinct = count_distinct(scaled, n_clusters)
-    if distinct < n_clusters:
-        raise EngineError(
-            f"{n_clusters} clusters were asked for, but the raster has only {distinct} distinct pixel values",
-            f"N_CLUSTERS, {where}",
-            f"ask for at most {distinct} clusters, or use more bands",
-        )
-    cluster, metrics = require("sklearn.cluster"), require("sklearn.metrics")
-    with require("threadpoolctl").threadpool_limits(1):
-        fit = cluster.KMeans(n_clusters, n_init=N_INIT, random_state=seed, algorithm="lloyd").fit(scaled)
-        found = len(np.unique(fit.labels_))
-        index = metrics.davies_bouldin_score(scaled, fit.labels_) if 1 < found < len(scaled) else float("nan")
-    return ClusterFit(fit.cluster_centers_, float(fit.inertia_), float(index))
+    @property
+    def _agreed(self) -> int | None:
+        return self.chosen if self.method == CONSENSUS else None
 
 
-def fit_mixture(scaled: np.ndarray, n_clusters: int, seed: int, where: str) -> ClusterFit:
-    """Fit a Gaussian mixture with full covariances (scikit-learn, EM from k-means) to a scaled sample (n, n_features).
+@dataclass(frozen=True)
+class Question:
+    """Which numbers of clusters are tried, how, and what decides."""
 
-    Raises:
-        EngineError: the sample has fewer distinct pixels than clusters, or too few for their covariances.
-    """
-    start = fit_kmeans(scaled, n_clusters, seed, where)
-    mixture, metrics = require("sklearn.mixture"), require("sklearn.metrics")
-    with require("threadpoolctl").threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = mixture.GaussianMixture(
-            n_clusters, covariance_type="full", means_init=start.centers, reg_covar=REGULARIZATION, max_iter=MAX_EM_STEPS, random_state=seed
-        )
-        try:
-            labels = model.fit_predict(scaled)
-        except ValueError as err:
-            fix = "ask for fewer clusters, use fewer bands, or METHOD kmeans"
-            raise EngineError(f"A mixture of {n_clusters} clusters cannot be fitted to the sample", where, fix) from err
-        found = len(np.unique(labels))
-        index = metrics.davies_bouldin_score(scaled, labels) if 1 < found < len(scaled) else float("nan")
-    inertia = float(((scaled - model.means_[labels]) ** 2).sum())
-    return ClusterFit(model.means_, inertia, float(index), (model.weights_, model.covariances_))
+    k_min: int
+    k_max: int
+    seed: int
+    method: str = "kmeans"
+    selection: str = "elbow"
+    everything: bool = False
+    """Whether all indices are computed; else those that the answer needs, and elbow and Davies-Bouldin."""
+
+    def indices(self) -> list[QualityIndex]:
+        """The indices to compute; BIC only of mixtures."""
+        wanted = {quality.ELBOW.name, quality.DAVIES_BOULDIN.name, self.selection}
+        every = self.everything or self.selection == CONSENSUS
+        return [i for i in quality.INDICES if (every or i.name in wanted) and (i is not quality.BIC or self.method == "gmm")]
 
 
-def count_distinct(values: np.ndarray, enough: int) -> int:
-    """Number of distinct rows, counted no further than needed: a prefix of the sample with `enough` distinct rows settles it."""
-    for n in (50 * enough, len(values)):
-        distinct = len(np.unique(values[:n], axis=0))
-        if distinct >= enough or n >= len(values):
-            return distinct
-    return 0
-
-
-def knee(ks: list[int], inertias: list[float]) -> int:
-    """The knee of the inertia curve: the point of its logarithm farthest below the chord from its first to its last point.
-
-    Satopaa et al. 2011, Finding a "Kneedle" in a haystack (ICDCS workshops), for a discrete curve without smoothing. The logarithm,
-    because what counts is by how much one more cluster lowers the inertia in proportion: on the plain curve the first split, of water
-    from land say, hides all later ones.
-    """
-    x = np.asarray(ks, float)
-    y = np.log(np.maximum(inertias, 1e-9 * max(inertias[0], 1e-300)))
-    if len(x) < 3 or y[0] <= y[-1]:
-        return ks[0]
-    below = (1 - (x - x[0]) / (x[-1] - x[0])) - (y - y[-1]) / (y[0] - y[-1])
-    return ks[int(np.argmax(np.round(below, 12)))]
-
-
-def select_n_clusters(
-    scaled: np.ndarray,
-    limits: tuple[int, int, int],
-    method: str,
-    where: str,
-    progress: Progress,
-    fit: Callable[[np.ndarray, int, int, str], ClusterFit] = fit_kmeans,
-) -> Selection:
+def select_n_clusters(scaled: np.ndarray, question: Question, where: str, progress: Progress) -> Selection:
     """Fit every k from k_min to k_max and choose one.
 
     The inertia curve starts at k = k_min - 1, so that k_min itself can be the knee.
 
     Args:
         scaled: sample (n, n_features).
-        limits: k_min, k_max, seed.
         where: the raster, for messages.
-        fit: fit_kmeans or fit_mixture.
 
     Raises:
-        EngineError: the limits are reversed, or the sample has fewer distinct pixels than k_min.
+        EngineError: the limits are reversed, BIC is asked of k-means, or the sample has fewer distinct pixels than k_min.
     """
-    k_min, k_max, seed = limits
+    ks = _range(scaled, question, where, progress)
+    indices = question.indices()
+    values: dict[str, dict[int, float]] = {index.name: {} for index in indices}
+    fits = {}
+    steps = len(ks) * (len(indices) + 1)
+    before = FITS[question.method](scaled, ks[0] - 1, question.seed, where).inertia
+    for number, k in enumerate(ks):
+        progress.report(number / len(ks))
+        fits[k] = FITS[question.method](scaled, k, question.seed, where)
+        for done, index in enumerate(indices, 1):
+            progress.report((number * (len(indices) + 1) + done) / steps)
+            values[index.name][k] = quality.measure(index, scaled, fits[k], question.method, question.seed)
+        progress.info(f"k = {k}: " + ", ".join(f"{index.column} {values[index.name][k]:.5g}" for index in indices))
+    curve = [before, *values[quality.ELBOW.name].values()]
+    votes = {quality.ELBOW.name: max(quality.knee([ks[0] - 1, *ks], curve), ks[0])}
+    for name, series in values.items():
+        if name in quality.RULES and any(math.isfinite(value) for value in series.values()):
+            votes[name] = quality.RULES[name](series)
+    chosen = quality.consensus(votes) if question.selection == CONSENSUS else votes.get(question.selection, votes[quality.ELBOW.name])
+    return Selection(fits, values, votes, chosen, question.selection, _reason(chosen, votes, values, question.selection))
+
+
+def _range(scaled: np.ndarray, question: Question, where: str, progress: Progress) -> list[int]:
+    """The numbers of clusters to try."""
+    k_min, k_max = question.k_min, question.k_max
     if k_min > k_max:
         raise EngineError(f"K_MIN {k_min} is larger than K_MAX {k_max}", "K_MIN, K_MAX", "exchange the two")
+    if question.selection == quality.BIC.name and question.method != "gmm":
+        raise EngineError("BIC is defined for mixtures only", "SELECTION bic", "choose METHOD gmm, or another SELECTION")
     distinct = count_distinct(scaled, k_max)
     if distinct < k_min:
         raise EngineError(
@@ -163,22 +126,19 @@ def select_n_clusters(
         )
     if distinct < k_max:
         progress.warn(f"The raster has only {distinct} distinct pixel values; up to {distinct} clusters are tried instead of {k_max}.")
-        k_max = distinct
-    fits = {}
-    ks = list(range(k_min, k_max + 1))
-    before = fit(scaled, k_min - 1, seed, where).inertia
-    for done, k in enumerate(ks):
-        progress.report(done / len(ks))
-        fits[k] = fit(scaled, k, seed, where)
-        progress.info(f"k = {k}: inertia {fits[k].inertia:.6g}, Davies-Bouldin {fits[k].davies_bouldin:.4f}")
-    curve = [before, *(fit.inertia for fit in fits.values())]
-    elbow = max(knee([k_min - 1, *ks], curve), k_min)
-    smallest = min(ks, key=lambda k: (np.nan_to_num(fits[k].davies_bouldin, nan=np.inf), k))
-    chosen = elbow if method == "elbow" else smallest
-    why = (
-        f"the knee of the inertia curve is at k = {elbow}"
-        if method == "elbow"
-        else f"the Davies-Bouldin index is smallest at k = {smallest} ({fits[smallest].davies_bouldin:.3f})"
-    )
-    other = f"Davies-Bouldin would choose {smallest}" if method == "elbow" else f"the elbow would choose {elbow}"
-    return Selection(fits, elbow, smallest, chosen, method, f"{chosen} clusters chosen: {why}; {other}.")
+    return list(range(k_min, min(k_max, distinct) + 1))
+
+
+def _reason(chosen: int, votes: dict[str, int], values: dict[str, dict[int, float]], selection: str) -> str:
+    """Why this k, and what the others would choose."""
+    if selection == CONSENSUS:
+        said = "; ".join(f"{k} by {_names(n for n, vote in votes.items() if vote == k)}" for k in sorted(set(votes.values())))
+        return f"{chosen} clusters chosen by consensus: {said}. The most votes win; of equals the one nearest to the median vote."
+    index = quality.BY_NAME[selection]
+    value = values[selection][chosen]
+    others = "; ".join(f"{name} would choose {vote}" for name, vote in votes.items() if name != selection)
+    return f"{chosen} clusters chosen by {selection} ({index.rule}; {index.column} {value:.4g}); {others}."
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(names)
