@@ -1,5 +1,7 @@
 """Land cover by clusters."""
 
+from qgis.core import QgsProcessingParameterFile
+
 from ..engine.clustering import ClusterOptions, ClusterOutputs, run_clustering
 from ..engine.index_table import INDICES
 from .base import Algorithm
@@ -43,6 +45,9 @@ class ClusterRaster(Algorithm):
     def define(self):
         add_feature_parameters(self)
         self.add_options(ClusterOptions)
+        reference = QgsProcessingParameterFile("REFERENCE_MODEL", self.tr("Reference model"), optional=True)
+        help_text = "A model of an earlier date or a neighbouring scene: its clusters keep code, name and colour where found again."
+        self.add(reference, help_text, advanced=True)
         self.add_output_raster("OUTPUT", "Clusters")
         self.add_output_raster("OUTPUT_CONFIDENCE", "Confidence", optional=True)
         self.add_output_file("OUTPUT_MODEL", "Model (JSON)", "json")
@@ -57,7 +62,8 @@ class ClusterRaster(Algorithm):
         output, confidence = (self.destination(parameters, name, context) for name in ("OUTPUT", "OUTPUT_CONFIDENCE"))
         model, table, html = (self.file(parameters, name, context) for name in ("OUTPUT_MODEL", "OUTPUT_TABLE", "OUTPUT_HTML"))
         outputs = ClusterOutputs(output, model, table, html, confidence)
-        report = run_clustering(source, outputs, cluster_options(self, parameters, context), progress)
+        reference = self.parameterAsFile(parameters, "REFERENCE_MODEL", context)
+        report = run_clustering(source, outputs, cluster_options(self, parameters, context), progress, reference)
         self.style(context, output, report.legend)
         return {
             "OUTPUT": output,

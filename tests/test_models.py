@@ -263,9 +263,11 @@ def put(*path):
         (put("classes", 0, "center", ["1"] * 5), "5 numbers"),
         (put("classes", 0, "center", [True] * 5), "5 numbers"),
         (put("classes", 0, "center", [3000.0] * 5), "reflectance"),
-        (put("classes", 1, "code", 7), "code 2"),
+        (put("classes", 1, "code", 7), "order of their codes"),
+        (put("classes", 1, "code", 300), "1 to 254"),
+        (put("classes", 1, "code", True), "1 to 254"),
         (put("classes", 1, "color", "red"), "#rrggbb"),
-        (put("classes", 1, "name", ""), "a name"),
+        (put("classes", 1, "name", ""), "a text"),
         (put("classes", 1, "weight", 0.9), "weights"),
         (put("classes", 1, "weight", -0.1), "weights"),
         (put("classes", 1, "covariance", [[1, 2], [2, 1]]), "5 x 5 numbers"),
@@ -305,3 +307,70 @@ def test_files_that_are_no_models_are_refused(tmp_path):
     ):
         with pytest.raises(EngineError, match=said):
             load_model(str(tmp_path / f"{name}.json"))
+
+
+# the same classes tomorrow
+
+
+@pytest.mark.parametrize("method", ["kmeans", "gmm"])
+def test_twenty_seeds_keep_code_and_colour(stack, tmp_path, method):  # noqa: F811
+    source, _ = stack
+    maps, legends = [], set()
+    for seed in range(20):
+        path = str(tmp_path / f"{seed}.tif")
+        report = run_clustering(source, ClusterOutputs(path), ClusterOptions(method=method, n_clusters=4, seed=seed), Progress())
+        maps.append(read(path)[0])
+        legends.add(report.legend)
+    assert len(legends) == 1
+    assert min((each == maps[0]).mean() for each in maps) >= 0.99
+
+
+def test_clusters_of_a_reference_keep_code_name_and_colour(stack, tmp_path):  # noqa: F811
+    """Another date: one cover is gone, one is new and darker than all, the others have changed a little."""
+    source, planted = stack
+    first = outputs(tmp_path, "first")
+    run_clustering(source, first, ClusterOptions(n_clusters=4), Progress())
+    document = json.loads(open(first.model).read())
+    for number, name in enumerate(("Water", "Trees", "Soil", "Town")):
+        document["classes"][number]["name"] = name
+    reference = tmp_path / "named.json"
+    reference.write_text(json.dumps(document))
+    data = read(source).astype(int)
+    trees = planted == 1
+    later = np.where(data > 0, data + 30, 0)
+    later[:, trees & (data[0] > 0)] = np.array([60, 50, 40, 900])[:, None]
+    later[:, trees & (data[0] > 0)] += np.random.default_rng(0).integers(0, 30, (4, int((trees & (data[0] > 0)).sum())))
+    second = write_raster(tmp_path / "later.tif", later.astype(np.uint16), names=NAMES, scale=(0.0001, 0))
+    out, messages = outputs(tmp_path, "second"), Messages()
+    report = run_clustering(second, out, ClusterOptions(n_clusters=4), messages.progress, str(reference))
+    assert [(c.code, c.name) for c in report.legend] == [(1, "Water"), (3, "Soil"), (4, "Town"), (5, "Cluster 5")]
+    old = {c["name"]: c["color"] for c in document["classes"]}
+    assert all(c.hex == old[c.name] for c in report.legend if c.name in old) and report.legend[-1].hex not in old.values()
+    before, after = read(first.raster)[0], read(out.raster)[0]
+    np.testing.assert_array_equal(after, np.where((before > 0) & trees, 5, before))
+    assert any("3 of 4 clusters are those of" in text and "new: Cluster 5" in text for text in messages.infos)
+    band = gdal.Open(out.raster)
+    band.GetGeoTransform()
+    assert band.GetRasterBand(1).GetRasterCategoryNames()[1:] == ["Water", "", "Soil", "Town", "Cluster 5"]
+    applied = run_apply(second, out.model, ApplyOutputs(str(tmp_path / "a.tif")), ApplyOptions(unknown_quantile=1), Progress())
+    np.testing.assert_array_equal(read(tmp_path / "a.tif")[0], after)
+    assert (applied.legend[-1].code, applied.legend[-1].name) == (6, "Unknown")
+    with pytest.raises(EngineError, match="other features.*same BANDS"):
+        run_clustering(second, outputs(tmp_path, "x"), ClusterOptions(n_clusters=4, bands=("B02",)), Progress(), str(reference))
+
+
+def test_two_dates_have_one_legend(earth_search_items, tmp_path):
+    """Two real dates of 33TWM: what was one class on the first day is the same on the second for most pixels."""
+    folder = shared_data("earth_search_33twm")
+    names = ("B02", "B03", "B04", "B08")
+    stacks = []
+    for day in ("S2A_33TWM_20230815_0_L2A", "S2B_33TWM_20230813_0_L2A"):
+        stacks.append(str(tmp_path / f"{day}.tif"))
+        run_stack([str(folder / day / f"{n}.tif") for n in names], stacks[-1], StackOptions(bands=names), None, Progress())
+    first, second = outputs(tmp_path, "first"), outputs(tmp_path, "second")
+    before = run_clustering(stacks[0], first, ClusterOptions(n_clusters=5), Progress())
+    after = run_clustering(stacks[1], second, ClusterOptions(n_clusters=5), Progress(), first.model)
+    shared = {c.code: c for c in before.legend}
+    assert sum(shared.get(c.code) == c for c in after.legend) >= 4
+    both = (read(first.raster)[0] > 0) & (read(second.raster)[0] > 0)
+    assert (read(first.raster)[0] == read(second.raster)[0])[both].mean() > 0.6

@@ -102,9 +102,9 @@ def run_apply(source: str, model_path: str, outputs: ApplyOutputs, options: Appl
     op = Judged(space, model, model.limit(quantile) if options.unknown_quantile else math.inf)
     legend = list(model.legend)
     if options.unknown_quantile:
-        legend.append(LegendClass(len(legend) + 1, "Unknown", UNKNOWN_RGB))
+        legend.append(LegendClass(model.unknown_code, "Unknown", UNKNOWN_RGB))
     outside = OutsideTally(model.limit(quantile))
-    tally = ClassTally(reader.grid, len(legend) + 1)
+    tally = ClassTally(reader.grid, legend[-1].code + 1)
     facts = _provenance(options, info, model_path)
     with OutputFiles([source, model_path]) as files, ExitStack() as open_files:
         raster = files.path(outputs.raster)

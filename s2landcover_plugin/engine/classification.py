@@ -30,6 +30,7 @@ class NearestCenter(Op):
         self.space = space
         self.model = model
         self.outputs = (CLASS_BAND,)
+        self.renamed = [each.code for each in model.legend] != list(range(1, len(model.legend) + 1))
         scaled = model.scaled_means
         weights = 2 * scaled / model.spread
         constant = -(scaled**2).sum(1) - weights @ model.shift
@@ -46,6 +47,8 @@ class NearestCenter(Op):
         stored = data.reshape(len(data), -1)
         codes = np.empty(stored.shape[1], np.uint8)
         defined = self._assign(stored, codes)
+        if self.renamed:
+            codes = self.model.codes[codes - 1]
         if defined is not None:
             valid = valid & defined.reshape(valid.shape)
         return Block((codes.reshape(data.shape[1:]),), valid, block.window)
@@ -130,8 +133,9 @@ class Judged(Op):
             defined = np.isfinite(values).all(axis=0)
             here = here[defined]
             judged = self.model.judge(self.model.scaled(values[:, defined]))
-            codes[here] = judged.cluster + 1
-            codes[here[judged.distance > self.limit]] = len(self.model.means) + 1
+            codes[here] = self.model.codes[judged.cluster]
+            if self.limit < math.inf:
+                codes[here[judged.distance > self.limit]] = self.model.unknown_code
             confidence[here], distance[here] = judged.confidence, judged.distance
         planes = tuple(plane.reshape(valid.shape) for plane in (codes, confidence, distance))
         return Block(planes, planes[0] != NODATA_CODE, block.window)

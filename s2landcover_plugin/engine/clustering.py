@@ -21,7 +21,8 @@ from .fitting import FITS, ClusterFit
 from .geotiff import RasterWriter, write_class_table
 from .grid import Grid
 from .legend import LegendClass, qml
-from .model_file import to_json
+from .matching import matched_legend
+from .model_file import load_model, to_json
 from .models import ClusterModel, canonical_order, scatter, training_reach
 from .options import check_options, option
 from .palette import colours
@@ -118,14 +119,18 @@ def scaling_of(values: np.ndarray, scaling: str) -> tuple[np.ndarray, np.ndarray
     return shift, np.where(spread > 1e-12, spread, 1.0)
 
 
-def run_clustering(source: str, outputs: ClusterOutputs, options: ClusterOptions, progress: Progress) -> ClusterReport:
+def run_clustering(source: str, outputs: ClusterOutputs, options: ClusterOptions, progress: Progress, reference: str = "") -> ClusterReport:
     """Group the pixels of a raster into clusters and write the map, the model, the areas and the report.
+
+    Args:
+        reference: model file whose codes, names and colours the clusters get that are its own; empty: none.
 
     Raises:
         EngineError: the raster cannot be used, an option is wrong, or there are fewer distinct pixels than clusters.
         Cancelled: the user asked to stop.
     """
     check_options(options)
+    known = (load_model(reference), reference) if reference else None
     info = describe(source)
     reader, space = feature_reader(info, options.bands, options.indices, options.band_map, progress)
     scaled, shift, spread = _scaled_sample(reader, space, options, progress.part(0, 0.15))
@@ -139,8 +144,8 @@ def run_clustering(source: str, outputs: ClusterOutputs, options: ClusterOptions
     provenance = _provenance(options, info.path, info.metadata)
     index = measure(DAVIES_BOULDIN, scaled, fit, options.method, options.seed)
     training = _training(reader.grid, provenance, len(scaled), fit, index, options)
-    model = _model(space, fit, (scaled, shift, spread), options, training)
-    fitted = _Fitted(reader, space, model, fit.inertia, index, selection, provenance)
+    model = _model(space, fit, (scaled, shift, spread), options, training, known, progress)
+    fitted = _Fitted(reader, space, model, fit.inertia, index, selection, provenance, reference)
     return _write_map(fitted, outputs, progress.part(0.5, 1))
 
 
@@ -155,6 +160,7 @@ class _Fitted:
     davies_bouldin: float
     selection: Selection | None
     provenance: dict[str, str]
+    reference: str
 
 
 def run_selection(source: str, options: ClusterOptions, table: str, html: str, progress: Progress) -> Selection:
@@ -215,13 +221,20 @@ def _model(
     sample: tuple[np.ndarray, np.ndarray, np.ndarray],
     options: ClusterOptions,
     training: dict[str, Any],
+    reference: tuple[ClusterModel, str] | None,
+    progress: Progress,
 ) -> ClusterModel:
     """The fit in canonical order, with names, colours and the reach of its clusters in the sample (scaled values, shift, spread)."""
     scaled, shift, spread = sample
     means = fit.centers * spread + shift
     order = canonical_order(space.features, means)
+    if reference is None:
+        legend = tuple(LegendClass(i, f"Cluster {i}", rgb) for i, rgb in enumerate(colours(len(means)), 1))
+    else:
+        found = matched_legend(space.features, means[order], reference[0], reference[1], progress)
+        order = order[sorted(range(len(order)), key=lambda i: found[i].code)]
+        legend = tuple(sorted(found, key=lambda each: each.code))
     weights, covariances = scatter(scaled, fit.centers) if fit.mixture is None else fit.mixture
-    legend = tuple(LegendClass(i, f"Cluster {i}", rgb) for i, rgb in enumerate(colours(len(means)), 1))
     model = ClusterModel(
         space.features,
         means[order],
@@ -252,8 +265,8 @@ def _write_map(fitted: _Fitted, outputs: ClusterOutputs, progress: Progress) -> 
 
     model, grid, provenance = fitted.model, fitted.reader.grid, fitted.provenance
     legend = model.legend
-    tally = ClassTally(grid, len(legend) + 1)
-    with OutputFiles([fitted.reader.path]) as files, ExitStack() as open_files:
+    tally = ClassTally(grid, legend[-1].code + 1)
+    with OutputFiles([fitted.reader.path, *([fitted.reference] if fitted.reference else [])]) as files, ExitStack() as open_files:
         raster = files.path(outputs.raster)
         op: Op = NearestCenter(fitted.space, model) if model.method == "kmeans" and not outputs.confidence else Judged(fitted.space, model)
         writer = open_files.enter_context(RasterWriter(raster, grid, op.outputs[:1], metadata=provenance, legend=legend))

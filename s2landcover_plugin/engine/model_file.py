@@ -86,6 +86,9 @@ def load_model(path: str) -> ClusterModel:
     if not isinstance(classes, list) or not 1 <= len(classes) <= MAX_CLASSES:
         raise read.wrong("classes", f"1 to {MAX_CLASSES} classes")
     entries = [read.mapping(each, f"classes[{i}]") for i, each in enumerate(classes)]
+    legend = tuple(read.legend_class(each, i) for i, each in enumerate(entries))
+    if [each.code for each in legend] != sorted({each.code for each in legend}):
+        raise read.wrong("classes", "classes in the order of their codes")
     means = np.stack([read.numbers(each.get("center"), (width,), f"classes[{i}].center") for i, each in enumerate(entries)])
     spectral = [i for i, feature in enumerate(features) if feature.name in sentinel2.BY_NAME and not feature.formula]
     if (np.abs(means[:, spectral]) > LARGEST_REFLECTANCE).any():
@@ -96,7 +99,7 @@ def load_model(path: str) -> ClusterModel:
         shift,
         spread,
         str(scaling.get("method")),
-        tuple(read.legend_class(each, i) for i, each in enumerate(entries)),
+        legend,
         read.weights(entries),
         read.covariances(entries, width),
         str(document["method"]),
@@ -186,13 +189,15 @@ class _Reader:
         return features
 
     def legend_class(self, entry: dict[str, Any], number: int) -> LegendClass:
-        """Code, name and colour of one class; codes count from 1."""
-        name, colour = entry.get("name"), entry.get("color")
-        if entry.get("code") != number + 1 or not isinstance(name, str) or not name.strip():
-            raise self.wrong(f"classes[{number}]", f"code {number + 1} and a name")
+        """Code, name and colour of one class."""
+        code, name, colour = entry.get("code"), entry.get("name"), entry.get("color")
+        if not isinstance(code, int) or isinstance(code, bool) or not 1 <= code <= MAX_CLASSES:
+            raise self.wrong(f"classes[{number}].code", f"a number from 1 to {MAX_CLASSES}")
+        if not isinstance(name, str) or not name.strip():
+            raise self.wrong(f"classes[{number}].name", "a text")
         if not isinstance(colour, str) or not re.fullmatch(r"#[0-9a-fA-F]{6}", colour):
             raise self.wrong(f"classes[{number}].color", "#rrggbb")
-        return LegendClass(number + 1, name, tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5)))
+        return LegendClass(code, name, tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5)))
 
     def weights(self, entries: list[dict[str, Any]]) -> np.ndarray:
         """Weights of a mixture, which sum to 1."""

@@ -24,7 +24,7 @@ class ClusterModel:
     Attributes:
         means: (k, n_features) in feature units (reflectance 0 to 1, index values).
         shift, spread: (n_features,) a feature is scaled as (value - shift) / spread before distances are taken.
-        legend: code, name and colour of each cluster.
+        legend: code, name and colour of each cluster, in the order of the codes.
         weights, covariances: (k,), sum 1, and (k, n_features, n_features) of the scaled features. Of a mixture they are its parameters; of
             k-means the share and the scatter of the training pixels of each cluster, which serve for the distance only.
         method: `kmeans` or `gmm`.
@@ -43,6 +43,16 @@ class ClusterModel:
     method: str = "kmeans"
     reach: np.ndarray = field(default_factory=lambda: np.zeros(len(QUANTILES)))
     training: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def codes(self) -> np.ndarray:
+        """(k,) uint8 code of each cluster."""
+        return np.array([each.code for each in self.legend], np.uint8)
+
+    @property
+    def unknown_code(self) -> int:
+        """The code for pixels that are none of the clusters."""
+        return self.legend[-1].code + 1
 
     @property
     def scaled_means(self) -> np.ndarray:

@@ -75,6 +75,7 @@ def area_chart(legend: Sequence[LegendClass], hectares: Sequence[float]) -> str:
     axes.invert_yaxis()
     axes.set_xlim(0, (max(hectares, default=0.0) or 1.0) * 1.35)
     axes.set_xlabel("hectares")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 10 else f"{value:g}")
     axes.spines[["top", "right"]].set_visible(False)
     return _data_uri(figure)
 
