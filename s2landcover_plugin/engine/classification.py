@@ -45,7 +45,7 @@ class NearestCenter(Op):
             # nodata such as -9999 or NaN would blow up the error bound of its neighbours
             data = np.where(valid, data, data.dtype.type(0))
         stored = data.reshape(len(data), -1)
-        codes = np.empty(stored.shape[1], np.uint8)
+        codes: np.ndarray = np.empty(stored.shape[1], np.uint8)
         defined = self._assign(stored, codes)
         if self.renamed:
             codes = self.model.codes[codes - 1]
