@@ -20,7 +20,7 @@ from typing import Callable
 from urllib.parse import parse_qs, urlsplit
 
 FAULTS = (*2 * ("503", "500", "429", "reset", "reset midway", "truncated", "slow"), "hang", "expired")
-HANG_S = 0.3
+HANG_S = 0.8
 
 
 @dataclass

@@ -71,9 +71,9 @@ def fetch(address, folder, progress=None, bands=BANDS, connection=None, provider
 
 @pytest.fixture
 def patient(monkeypatch):
-    """Pauses of milliseconds instead of seconds; a server that says nothing for 0.15 s hangs."""
+    """Pauses of milliseconds instead of seconds; a server that says nothing for 0.4 s hangs."""
     monkeypatch.setattr(engine_http, "BACKOFF_S", 0.001)
-    monkeypatch.setattr(engine_http, "READ_TIMEOUT_S", 0.15)
+    monkeypatch.setattr(engine_http, "READ_TIMEOUT_S", 0.4)
 
 
 SHARES = (0.15, 0.3, 0.5, 0.8)
@@ -273,13 +273,14 @@ def test_what_has_come_is_not_asked_for_again(scene, tmp_path, patient):
     np.testing.assert_array_equal(read(tmp_path / "o.tif")[0], expected[1])
 
 
-def test_the_time_limit_ends_a_run_whose_server_hangs(scene, tmp_path):
+def test_the_time_limit_ends_a_run_whose_server_hangs(scene, tmp_path, monkeypatch):
     folder, _ = scene
+    monkeypatch.setattr(fault_server, "HANG_S", 30)
     with running(FaultServer(folder, lambda path, n: "hang" if path.endswith(".tif") else "none")) as server:
         started = time.monotonic()
         with pytest.raises(EngineError, match="time limit is over: TIME_LIMIT_MIN"):
             fetch(f"{server.url}/items.json", tmp_path, time_limit_min=0.01)
-        assert time.monotonic() - started < 5  # far below the pauses and time limits of a request
+        assert time.monotonic() - started < 15  # far below the pauses and time limits of a request
     assert list(tmp_path.iterdir()) == []
 
 
@@ -341,7 +342,7 @@ class CancelWhen(Messages):
 
 @pytest.mark.parametrize("fault", ["hang", "trickle"])
 def test_cancel_while_bytes_do_not_come(scene, tmp_path, fault, monkeypatch):
-    """Within a second, though the server would take half a minute."""
+    """The server would take half a minute, or several."""
     folder, _ = scene
     monkeypatch.setattr(fault_server, "HANG_S", 30)
     with running(FaultServer(folder, lambda path, n: fault if path.endswith("B04.tif") and n > 1 else "none")) as server:
@@ -349,21 +350,21 @@ def test_cancel_while_bytes_do_not_come(scene, tmp_path, fault, monkeypatch):
         with pytest.raises(Cancelled):
             fetch(f"{server.url}/items.json", tmp_path, watcher.progress)
         stopped = time.monotonic()
-    assert server.faults[fault] > 0 and stopped - server.first[fault] < 2
+    assert server.faults[fault] > 0 and stopped - server.first[fault] < 10
     assert list(tmp_path.iterdir()) == []
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while [t for t in threading.enumerate() if t.name.startswith("ThreadPoolExecutor")] and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not [t for t in threading.enumerate() if t.name.startswith("ThreadPoolExecutor")]
 
 
 def test_the_time_limit_holds_for_the_search_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(fault_server, "HANG_S", 5)
+    monkeypatch.setattr(fault_server, "HANG_S", 30)
     with running(FaultServer(tmp_path, lambda path, n: "hang")) as server:
         started = time.monotonic()
         with pytest.raises(EngineError, match="^The time limit is over: TIME_LIMIT_MIN"):
             fetch(f"{server.url}/items.json", tmp_path, time_limit_min=0.01)
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 15
 
 
 def test_a_redirect_does_not_multiply_the_tries(scene, tmp_path, patient):
