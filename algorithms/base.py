@@ -16,6 +16,7 @@ from qgis.core import (
     QgsProcessingParameterRasterDestination,
     QgsProcessingParameterRasterLayer,
     QgsProcessingParameterString,
+    QgsProcessingParameterVectorDestination,
 )
 from qgis.PyQt.QtCore import QCoreApplication
 from qgis.PyQt.QtGui import QIcon
@@ -177,6 +178,11 @@ class Algorithm(QgsProcessingAlgorithm):
         if path and os.path.splitext(path)[1].lower() not in (".tif", ".tiff"):
             raise EngineError("The output must be a GeoTIFF", f"{name} {path}", "give it a name that ends in .tif")
         return path
+
+    def add_output_polygons(self, name, label):
+        """Add an optional GeoPackage destination for polygons."""
+        kind = QgsProcessing.SourceType.TypeVectorPolygon
+        self.add(QgsProcessingParameterVectorDestination(name, self.tr(label), kind, None, True, False))
 
     def file(self, parameters, name, context):
         """Where a file goes; empty if it is not wanted."""

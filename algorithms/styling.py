@@ -4,30 +4,43 @@ from qgis.core import QgsPalettedRasterRenderer, QgsProcessingLayerPostProcessor
 from qgis.PyQt.QtGui import QColor
 
 
-class ClassStyler(QgsProcessingLayerPostProcessorInterface):
-    """Gives a loaded class raster its legend."""
+class Styler(QgsProcessingLayerPostProcessorInterface):
+    """Styles an output when, and if, it is loaded."""
 
     kept = {}
     """Processing does not own post-processors; they are kept here until their layer is loaded."""
 
-    def __init__(self, path, legend):
+    def __init__(self, path, style):
         super().__init__()
         self.path = path
-        self.legend = legend
+        self.style = style
+
+    @classmethod
+    def expect(cls, context, path, style):
+        """Call style(layer) for the output at `path`."""
+        if path and context.willLoadLayerOnCompletion(path):
+            cls.kept[path] = cls(path, style)
+            context.layerToLoadOnCompletionDetails(path).setPostProcessor(cls.kept[path])
 
     def postProcessLayer(self, layer, context, feedback):
         """Called in the main thread when the output has become a layer."""
-        kind = QgsPalettedRasterRenderer.Class
-        classes = [kind(each.code, QColor(*each.rgb), each.name) for each in self.legend]
-        layer.setRenderer(QgsPalettedRasterRenderer(layer.dataProvider(), 1, classes))
+        self.style(layer)
         layer.emitStyleChanged()
         layer.triggerRepaint()
-        ClassStyler.kept.pop(self.path, None)
+        Styler.kept.pop(self.path, None)
 
 
 def show_classes(context, path, legend):
-    """Style the output at `path` when, and if, it is loaded."""
-    if context.willLoadLayerOnCompletion(path):
-        styler = ClassStyler(path, legend)
-        ClassStyler.kept[path] = styler
-        context.layerToLoadOnCompletionDetails(path).setPostProcessor(styler)
+    """Names and colours of a class raster."""
+    kind = QgsPalettedRasterRenderer.Class
+
+    def style(layer):
+        classes = [kind(each.code, QColor(*each.rgb), each.name) for each in legend]
+        layer.setRenderer(QgsPalettedRasterRenderer(layer.dataProvider(), 1, classes))
+
+    Styler.expect(context, path, style)
+
+
+def show_own_style(context, path):
+    """The style that a GeoPackage carries: Processing loads layers without it."""
+    Styler.expect(context, path, lambda layer: layer.loadDefaultStyle())

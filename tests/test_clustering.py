@@ -146,9 +146,10 @@ def test_areas_add_up_to_the_valid_area_in_every_output(stack, tmp_path, message
     assert [table.GetValueAsDouble(r, 6) for r in range(4)] == pytest.approx([float(row["hectares"]) for row in rows])
     areas = run_areas(out.raster, str(tmp_path / "areas.csv"), str(tmp_path / "areas.html"), Progress())
     assert areas.hectares == report.hectares
-    assert (tmp_path / "areas.csv").read_text() == (tmp_path / "o.csv").read_text()
+    same = list(csv.DictReader(open(tmp_path / "areas.csv")))
+    assert [{name: row[name] for name in same[0]} for row in rows] == same
     page = (tmp_path / "o.html").read_text()
-    assert "Cluster 4" in page and "http://" not in page and "https://" not in page and "<script" not in page
+    assert rows[3]["name"] in page and "http://" not in page and "https://" not in page and "<script" not in page
     assert messages.fractions == sorted(messages.fractions) and messages.fractions[-1] == 1
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from s2landcover_plugin.engine.palette import BASE, colours
+from s2landcover_plugin.engine.naming import TONES
+from s2landcover_plugin.engine.palette import APART, BASE, colours, distinct
 
 # Machado, Oliveira and Fernandes 2009 (IEEE TVCG 15), severity 1.0, on linear RGB
 DEFICIENCIES = {
@@ -26,12 +27,35 @@ def to_lab(rgb, matrix):
     return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1)
 
 
+def nearest_pair(rgb, deficiency):
+    """Smallest distance of two of the colours."""
+    lab = to_lab(np.array(rgb) / 255, DEFICIENCIES[deficiency])
+    return np.linalg.norm(lab[:, None] - lab[None], axis=2)[np.triu_indices(len(rgb), 1)].min()
+
+
 @pytest.mark.parametrize("deficiency", DEFICIENCIES)
 @pytest.mark.parametrize(("n", "apart"), [(8, 10), (10, 8)])
 def test_first_colours_stay_apart(deficiency, n, apart):
-    lab = to_lab(np.array(colours(n)) / 255, DEFICIENCIES[deficiency])
-    distance = np.linalg.norm(lab[:, None] - lab[None], axis=2)[np.triu_indices(n, 1)]
-    assert distance.min() > apart
+    assert nearest_pair(colours(n), deficiency) > apart
+
+
+@pytest.mark.parametrize("deficiency", DEFICIENCIES)
+def test_main_colours_of_the_names_stay_apart(deficiency):
+    assert nearest_pair([tones[0] for tones in TONES.values()], deficiency) > 15
+
+
+@pytest.mark.parametrize("deficiency", DEFICIENCIES)
+@pytest.mark.parametrize("seed", range(10))
+def test_colours_of_any_twelve_names_stay_apart(deficiency, seed):
+    tones = [*TONES.values(), ()]
+    wanted = [tones[i] for i in np.random.default_rng(seed).integers(0, len(tones), 12)]
+    assert nearest_pair(distinct(wanted), deficiency) > 0.99 * APART
+
+
+def test_colours_in_use_are_left_alone():
+    used = [tones[0] for tones in TONES.values()]
+    fresh = distinct(list(TONES.values()), used)
+    assert not set(fresh) & set(used) and len(set(fresh)) == len(fresh)
 
 
 def test_any_number_of_classes_gets_different_colours():

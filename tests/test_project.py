@@ -31,6 +31,7 @@ FOUNDATION = [
     "files",
     "raster",
     "geotiff",
+    "vector",
     "blocks",
     "addresses",
     "credentials",
@@ -41,7 +42,7 @@ FOUNDATION = [
 ]
 """Modules that operations stand on, lowest first; one may import only those before it."""
 OPERATIONS = {"fetch", "bandfiles", "spectral", "clustering", "applying", "areas"}
-MAY_OPEN_DATASETS = {"raster.py", "geotiff.py"}
+MAY_OPEN_DATASETS = {"raster.py", "geotiff.py", "vector.py"}
 MAY_USE_NETWORK = {"http.py", "remote.py", "stac.py"}
 
 

@@ -6,7 +6,6 @@ import csv
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,29 +15,9 @@ from osgeo import gdal, ogr
 from demo.qgis import environment, results, run_process
 
 from .conftest import SHARED, read, write_raster
+from .processing import AUGUST, EXTENT, INSIDE, JUNE, fails, run
 
 ROOT = Path(__file__).resolve().parent.parent
-EXTENT = "501005,504005,5196005,5199005 [EPSG:32633]"
-JUNE = {"START_DATE": "2024-06-01", "END_DATE": "2024-06-30"}
-INSIDE = "540000,560000,5130000,5150000 [EPSG:32633]"
-AUGUST = {"START_DATE": "2023-08-01", "END_DATE": "2023-08-31"}
-
-
-def run(algorithm, parameters):
-    """Run an algorithm that must succeed; its results."""
-    done = run_process(algorithm if "/" in algorithm else f"s2landcover:{algorithm}", parameters)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return results(done.stdout)
-
-
-def fails(algorithm, parameters, said, folder):
-    """Run an algorithm that must fail with one sentence, exit code 1, and no file."""
-    before = sorted(folder.iterdir())
-    done = run_process(f"s2landcover:{algorithm}", parameters)
-    assert done.returncode == 1
-    assert re.search(said, done.stderr), done.stderr
-    assert "Traceback" not in done.stderr
-    assert sorted(folder.iterdir()) == before
 
 
 @pytest.fixture(scope="module")
@@ -228,61 +207,3 @@ def test_errors_are_one_sentence_with_exit_code_1_and_no_file(earth_search, tmp_
     fails("spectralindices", {"INPUT": empty, "INDICES": "NDVI", "BAND_MAP": "nir=1", **output}, "no valid pixel", out)
     fails("bandstack", {"INPUTS": empty, **output}, "no valid pixel", out)
     fails("classareas", {"INPUT": empty, "OUTPUT_TABLE": str(out / "a.csv")}, "no valid pixel", out)
-
-
-LOADED = """
-import os, sys
-from qgis.core import QgsApplication, QgsProcessingContext, QgsProcessingFeedback, QgsProject, QgsRasterLayer
-app = QgsApplication([], True)
-app.initQgis()
-sys.path.append(QgsApplication.pkgDataPath() + "/python/plugins")
-from processing.core.Processing import Processing
-from processing.tools.general import runAndLoadResults
-Processing.initialize()
-from s2landcover_plugin import classFactory
-plugin = classFactory(None)
-plugin.initProcessing()
-def legend(layer):
-    return [(int(c.value), c.label, c.color.name()) for c in layer.renderer().classes()]
-runAndLoadResults("s2landcover:clusterraster", {"INPUT": sys.argv[1], "N_CLUSTERS": 4, "OUTPUT": sys.argv[2]})
-(layer,) = [l for l in QgsProject.instance().mapLayers().values()]
-print("toolbox", legend(layer))
-print("reopened", legend(QgsRasterLayer(sys.argv[2], "again")))
-sys.stdout.flush()
-os._exit(0)
-"""
-
-
-def test_loaded_layer_shows_class_names_and_colours(bands, tmp_path):
-    script = tmp_path / "load.py"
-    script.write_text(LOADED)
-    command = [sys.executable, str(script), bands[0], str(tmp_path / "c.tif")]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    shown = dict(re.findall(r"^(toolbox|reopened) (.*)$", done.stdout, re.MULTILINE))
-    expected = [(i, f"Cluster {i}", c) for i, c in enumerate(("#332288", "#117733", "#88ccee", "#ddcc77"), 1)]
-    assert shown["toolbox"] == shown["reopened"] == str(expected)
-
-
-def test_a_mixture_is_fitted_on_one_scene_and_applied_to_another_date(earth_search, tmp_path):
-    """Two real dates of one tile: one qgis_process call each."""
-    dates = ("S2A_33TWM_20230815_0_L2A", "S2B_33TWM_20230813_0_L2A")
-    paths = [str(tmp_path / f"{number}.tif") for number in range(2)]
-    for scene_id, path in zip(dates, paths):
-        run("stacfetch", {"STAC_URL": earth_search[0], "EXTENT": INSIDE, "SCENE_IDS": scene_id, "OUTPUT": path})
-    names = {"OUTPUT": "c.tif", "OUTPUT_CONFIDENCE": "p.tif", "OUTPUT_MODEL": "m.json", "OUTPUT_HTML": "c.html"}
-    fitted = {name: str(tmp_path / file) for name, file in names.items()}
-    run("clusterraster", {"INPUT": paths[0], "METHOD": "gmm", "N_CLUSTERS": 6, **fitted})
-    assert 0.5 < read(fitted["OUTPUT_CONFIDENCE"]).max() <= 1
-    names = {"OUTPUT": "a.tif", "OUTPUT_DISTANCE": "d.tif", "OUTPUT_TABLE": "a.csv", "OUTPUT_HTML": "a.html"}
-    applied = {name: str(tmp_path / file) for name, file in names.items()}
-    found = run("applyclusters", {"INPUT": paths[1], "MODEL": fitted["OUTPUT_MODEL"], **applied})
-    assert 0 <= float(found["OUTSIDE_SHARE"]) < 0.5
-    second = list(csv.DictReader(open(applied["OUTPUT_TABLE"])))
-    colours = {each["name"]: each["color"] for each in json.loads(open(fitted["OUTPUT_MODEL"]).read())["classes"]}
-    assert {row["name"]: row["color"] for row in second} == colours
-    # half of the pixels or more keep their class over two days
-    both = (read(fitted["OUTPUT"]) > 0) & (read(applied["OUTPUT"]) > 0)
-    assert (read(fitted["OUTPUT"]) == read(applied["OUTPUT"]))[both].mean() > 0.5
-    (tmp_path / "other.json").write_text("[]")
-    fails("applyclusters", {"INPUT": paths[1], "MODEL": str(tmp_path / "other.json"), **applied}, "no cluster model", tmp_path)

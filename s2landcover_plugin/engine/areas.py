@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from dataclasses import dataclass
-from typing import Sequence
+from typing import Mapping, Sequence
 
 import numpy as np
 
@@ -48,15 +48,17 @@ class ClassTally:
         area = np.broadcast_to(self._row_hectares[window.y : window.y + window.height, None], codes.shape)
         self.hectares += np.bincount(codes[valid], weights=area[valid], minlength=len(self.pixels))
 
-    def table(self, legend: Sequence[LegendClass]) -> str:
-        """CSV: code, name, color, pixels, hectares, percent of the valid area."""
+    def table(self, legend: Sequence[LegendClass], more: Mapping[str, Sequence[str]] | None = None) -> str:
+        """CSV: code, name, color, pixels, hectares, percent of the valid area, and further columns, one text per class."""
+        more = more or {}
         total = sum(self.hectares[each.code] for each in legend) or 1.0
         text = io.StringIO()
         rows = csv.writer(text, lineterminator="\n")
-        rows.writerow(("code", "name", "color", "pixels", "hectares", "percent"))
-        for each in legend:
+        rows.writerow(("code", "name", "color", "pixels", "hectares", "percent", *more))
+        for number, each in enumerate(legend):
             area = self.hectares[each.code]
-            rows.writerow((each.code, each.name, each.hex, int(self.pixels[each.code]), f"{area:.4f}", f"{100 * area / total:.4f}"))
+            own = (each.code, each.name, each.hex, int(self.pixels[each.code]), f"{area:.4f}", f"{100 * area / total:.4f}")
+            rows.writerow((*own, *(column[number] for column in more.values())))
         return text.getvalue()
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from .areas import ClassTally
 from .blocks import Op, Sink, SomePlanes, run_blocks
 from .classification import CONFIDENCE_BAND, Judged, NearestCenter
+from .cost import Stopwatch
 from .crs import crs_name
 from .features import FeatureSpace, feature_reader
 from .files import STYLE_SUFFIX, OutputFiles
@@ -23,17 +24,18 @@ from .grid import Grid
 from .legend import LegendClass, qml
 from .matching import matched_legend
 from .model_file import load_model, to_json
-from .models import ClusterModel, canonical_order, scatter, training_reach
+from .models import MAX_CLASSES, ClusterModel, canonical_order, scatter, training_reach
+from .naming import named_classes, read_class_table, renamed
 from .options import check_options, option
-from .palette import colours
+from .polygons import check_polygon_path, write_polygons
 from .progress import Progress
 from .quality import DAVIES_BOULDIN, measure
 from .raster import RasterReader, describe
 from .sampling import draw_sample
 from .selection import SELECTIONS, Question, Selection, select_n_clusters
+from .separability import jeffries_matusita
+from .signatures import Suggestion, suggest
 from .version import VERSION
-
-MAX_CLUSTERS = 254
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class ClusterOptions:
         "Number of clusters (0 = choose)",
         "0 chooses the number from the quality indices, between the two limits below.",
         min=0,
-        max=MAX_CLUSTERS,
+        max=MAX_CLASSES,
     )
     selection: str = option(
         "elbow",
@@ -63,8 +65,8 @@ class ClusterOptions:
         "index. stability: the largest number whose clusters are the same in every part of the sample. consensus: the most votes of all.",
         choices=SELECTIONS,
     )
-    k_min: int = option(2, "Smallest number of clusters to try", min=2, max=MAX_CLUSTERS)
-    k_max: int = option(10, "Largest number of clusters to try", min=2, max=MAX_CLUSTERS)
+    k_min: int = option(2, "Smallest number of clusters to try", min=2, max=MAX_CLASSES)
+    k_max: int = option(10, "Largest number of clusters to try", min=2, max=MAX_CLASSES)
     scaling: str = option(
         "standard",
         "Scaling of the features",
@@ -81,6 +83,14 @@ class ClusterOptions:
         advanced=True,
     )
     seed: int = option(0, "Seed", "The same number and the same input give the same map.", min=0, max=2**31 - 1, advanced=True)
+    min_area_ha: float = option(
+        0.5,
+        "Smallest polygon (ha)",
+        "Of the polygons only: smaller pieces go to their largest neighbour. 0 keeps every pixel.",
+        min=0,
+        max=1e6,
+        advanced=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -92,6 +102,7 @@ class ClusterOutputs:
     table: str = ""
     html: str = ""
     confidence: str = ""
+    polygons: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,6 +116,8 @@ class ClusterReport:
     pixels: tuple[int, ...]
     hectares: tuple[float, ...]
     selection: Selection | None
+    suggestions: tuple[Suggestion, ...]
+    """What each class may be, in the order of the legend."""
 
 
 def scaling_of(values: np.ndarray, scaling: str) -> tuple[np.ndarray, np.ndarray]:
@@ -119,18 +132,25 @@ def scaling_of(values: np.ndarray, scaling: str) -> tuple[np.ndarray, np.ndarray
     return shift, np.where(spread > 1e-12, spread, 1.0)
 
 
-def run_clustering(source: str, outputs: ClusterOutputs, options: ClusterOptions, progress: Progress, reference: str = "") -> ClusterReport:
+def run_clustering(
+    source: str, outputs: ClusterOutputs, options: ClusterOptions, progress: Progress, reference: str = "", class_table: str = ""
+) -> ClusterReport:
     """Group the pixels of a raster into clusters and write the map, the model, the areas and the report.
 
     Args:
         reference: model file whose codes, names and colours the clusters get that are its own; empty: none.
+        class_table: CSV with code, name and maybe color, which replace the suggested ones; empty: none.
 
     Raises:
         EngineError: the raster cannot be used, an option is wrong, or there are fewer distinct pixels than clusters.
         Cancelled: the user asked to stop.
     """
+    watch = Stopwatch()
     check_options(options)
+    check_polygon_path(outputs.polygons)
     known = (load_model(reference), reference) if reference else None
+    if class_table:
+        read_class_table(class_table)
     info = describe(source)
     reader, space = feature_reader(info, options.bands, options.indices, options.band_map, progress)
     scaled, shift, spread = _scaled_sample(reader, space, options, progress.part(0, 0.15))
@@ -145,8 +165,10 @@ def run_clustering(source: str, outputs: ClusterOutputs, options: ClusterOptions
     index = measure(DAVIES_BOULDIN, scaled, fit, options.method, options.seed)
     training = _training(reader.grid, provenance, len(scaled), fit, index, options)
     model = _model(space, fit, (scaled, shift, spread), options, training, known, progress)
-    fitted = _Fitted(reader, space, model, fit.inertia, index, selection, provenance, reference)
-    return _write_map(fitted, outputs, progress.part(0.5, 1))
+    if class_table:
+        model = replace(model, legend=renamed(model.legend, class_table, progress))
+    fitted = _Fitted(reader, space, model, fit.inertia, index, selection, provenance, (reference, class_table), watch)
+    return _write_map(fitted, outputs, options.min_area_ha, progress.part(0.5, 1))
 
 
 @dataclass(frozen=True)
@@ -160,7 +182,9 @@ class _Fitted:
     davies_bouldin: float
     selection: Selection | None
     provenance: dict[str, str]
-    reference: str
+    tables: tuple[str, ...]
+    """Further files that were read; empty texts for none."""
+    watch: Stopwatch
 
 
 def run_selection(source: str, options: ClusterOptions, table: str, html: str, progress: Progress) -> Selection:
@@ -229,7 +253,7 @@ def _model(
     means = fit.centers * spread + shift
     order = canonical_order(space.features, means)
     if reference is None:
-        legend = tuple(LegendClass(i, f"Cluster {i}", rgb) for i, rgb in enumerate(colours(len(means)), 1))
+        legend = tuple(named_classes(suggest(space.features, means[order]), range(1, len(means) + 1)))
     else:
         found = matched_legend(space.features, means[order], reference[0], reference[1], progress)
         order = order[sorted(range(len(order)), key=lambda i: found[i].code)]
@@ -260,13 +284,11 @@ def _provenance(options: ClusterOptions, path: str, metadata: dict[str, str]) ->
     return {**facts, **{key: metadata[key] for key in ("S2LC_SCENES", "S2LC_DATETIME") if key in metadata}}
 
 
-def _write_map(fitted: _Fitted, outputs: ClusterOutputs, progress: Progress) -> ClusterReport:
-    from .report import cluster_report_html
-
+def _write_map(fitted: _Fitted, outputs: ClusterOutputs, min_area_ha: float, progress: Progress) -> ClusterReport:
     model, grid, provenance = fitted.model, fitted.reader.grid, fitted.provenance
     legend = model.legend
     tally = ClassTally(grid, legend[-1].code + 1)
-    with OutputFiles([fitted.reader.path, *([fitted.reference] if fitted.reference else [])]) as files, ExitStack() as open_files:
+    with OutputFiles([fitted.reader.path, *filter(None, fitted.tables)]) as files, ExitStack() as open_files:
         raster = files.path(outputs.raster)
         op: Op = NearestCenter(fitted.space, model) if model.method == "kmeans" and not outputs.confidence else Judged(fitted.space, model)
         writer = open_files.enter_context(RasterWriter(raster, grid, op.outputs[:1], metadata=provenance, legend=legend))
@@ -274,18 +296,48 @@ def _write_map(fitted: _Fitted, outputs: ClusterOutputs, progress: Progress) -> 
         if outputs.confidence:
             path = files.path(outputs.confidence)
             sinks.append(SomePlanes(open_files.enter_context(RasterWriter(path, grid, [CONFIDENCE_BAND], metadata=provenance)), (1,)))
-        run_blocks(fitted.reader, op, sinks, progress=progress.part(0, 0.9))
+        run_blocks(fitted.reader, op, sinks, progress=progress.part(0, 0.6 if outputs.polygons else 0.9))
         open_files.close()
         pixels = tuple(int(tally.pixels[each.code]) for each in legend)
         hectares = tuple(float(tally.hectares[each.code]) for each in legend)
         write_class_table(raster, legend, pixels, hectares)
         files.write_sidecar(outputs.raster, STYLE_SUFFIX, qml(legend))
-        report = ClusterReport(len(legend), fitted.inertia, fitted.davies_bouldin, legend, pixels, hectares, fitted.selection)
-        if outputs.model:
-            files.write_text(outputs.model, to_json(model))
-        if outputs.table:
-            files.write_text(outputs.table, tally.table(legend))
-        if outputs.html:
-            files.write_text(outputs.html, cluster_report_html(report, model, raster, provenance))
+        if outputs.polygons:
+            write_polygons(raster, outputs.polygons, files, legend, min_area_ha, progress.part(0.6, 0.9))
+        suggestions = tuple(suggest(model.features, model.means))
+        report = ClusterReport(len(legend), fitted.inertia, fitted.davies_bouldin, legend, pixels, hectares, fitted.selection, suggestions)
+        _write_texts(report, fitted, outputs, tally, raster, files)
         progress.report(1.0)
     return report
+
+
+def _write_texts(
+    report: ClusterReport, fitted: _Fitted, outputs: ClusterOutputs, tally: ClassTally, raster: str, files: OutputFiles
+) -> None:
+    """The model, the table and the page."""
+    from .report import cluster_report_html
+
+    separability = jeffries_matusita(fitted.model.scaled_means, fitted.model.covariances)
+    if outputs.model:
+        files.write_text(outputs.model, to_json(fitted.model))
+    if outputs.table:
+        files.write_text(outputs.table, tally.table(report.legend, _columns(report, fitted.model, separability)))
+    if outputs.html:
+        page = cluster_report_html(report, fitted.model, separability, raster, fitted.provenance, fitted.watch.cost())
+        files.write_text(outputs.html, page)
+
+
+def _columns(report: ClusterReport, model: ClusterModel, separability: np.ndarray) -> dict[str, list[str]]:
+    """Further columns of the table: what the classes may be and why, the class most like each, and their centres."""
+    columns = {
+        "suggested_name": [each.text for each in report.suggestions],
+        "ambiguous": ["yes" if each.ambiguous else "no" for each in report.suggestions],
+        "evidence": [each.evidence for each in report.suggestions],
+    }
+    if len(report.legend) > 1:
+        nearest = (separability + 3 * np.eye(len(separability))).argmin(axis=1)
+        columns["most_similar_code"] = [str(report.legend[i].code) for i in nearest]
+        columns["jeffries_matusita"] = [f"{separability[i, j]:.6f}" for i, j in enumerate(nearest)]
+    for feature, values in zip(model.features, model.means.T):
+        columns[f"center_{feature.name}"] = [f"{value:.6f}" for value in values]
+    return columns

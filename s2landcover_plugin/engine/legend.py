@@ -35,3 +35,31 @@ def qml(legend: Sequence[LegendClass]) -> str:
         '<rasterrenderer type="paletted" band="1" opacity="1" alphaBand="-1" nodataColor="">'
         f"<colorPalette>{entries}</colorPalette></rasterrenderer></pipe></qgis>\n"
     )
+
+
+def polygon_qml(legend: Sequence[LegendClass]) -> str:
+    """A QGIS vector style: one category, with a check box in the layer tree, for each code; read by QGIS 3.22 and later."""
+    categories = "".join(
+        f'<category value="{each.code}" label={quoteattr(each.name)} symbol="{i}" render="true" type="integer"/>'
+        for i, each in enumerate(legend)
+    )
+    symbols = "".join(_fill_symbol(i, each) for i, each in enumerate(legend))
+    return (
+        "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
+        '<qgis version="3.22.0" styleCategories="Symbology">'
+        '<renderer-v2 type="categorizedSymbol" attr="code" symbollevels="0" forceraster="0" enableorderby="0">'
+        f"<categories>{categories}</categories><symbols>{symbols}</symbols></renderer-v2></qgis>\n"
+    )
+
+
+def _fill_symbol(number: int, each: LegendClass) -> str:
+    colour = ",".join(map(str, (*each.rgb, 255)))
+    # the outline has the colour of the fill and closes the seams between neighbours
+    facts = {"color": colour, "outline_color": colour, "style": "solid", "outline_style": "solid", "outline_width": "0.1"}
+    facts["outline_width_unit"] = "MM"
+    options = "".join(f'<Option type="QString" name="{name}" value="{value}"/>' for name, value in facts.items())
+    props = "".join(f'<prop k="{name}" v="{value}"/>' for name, value in facts.items())
+    return (
+        f'<symbol type="fill" name="{number}" alpha="1" clip_to_extent="1" force_rhr="0">'
+        f'<layer class="SimpleFill" enabled="1" locked="0" pass="0"><Option type="Map">{options}</Option>{props}</layer></symbol>'
+    )

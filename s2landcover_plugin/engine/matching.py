@@ -9,10 +9,11 @@ import numpy as np
 from .errors import EngineError
 from .features import Feature
 from .legend import LegendClass
-from .models import ClusterModel
+from .models import MAX_CLASSES, ClusterModel
+from .naming import named_classes
 from .packages import require
-from .palette import colours
 from .progress import Progress
+from .signatures import suggest
 
 SAME_WITHIN = 0.99
 """A cluster whose mean lies farther from the reference's training data than this share of its pixels is none of its clusters."""
@@ -41,25 +42,15 @@ def matched_legend(
     near = reference.judge(scaled).distance <= reference.limit(SAME_WITHIN)
     mine, theirs = require("scipy.optimize").linear_sum_assignment(distances)
     counterpart = {int(a): reference.legend[int(b)] for a, b in zip(mine, theirs) if near[a]}
-    legend = _with_new_ones(counterpart, len(means), reference.legend)
-    fresh = [each.name for number, each in enumerate(legend) if number not in counterpart]
+    fresh_ones = [number for number in range(len(means)) if number not in counterpart]
+    code = max(each.code for each in reference.legend)
+    if code + len(fresh_ones) > MAX_CLASSES:
+        what = f"There would be {code + len(fresh_ones)} classes"
+        raise EngineError(what, "REFERENCE_MODEL", "use fewer clusters, or another reference")
+    suggestions = suggest(features, means[fresh_ones])
+    new = named_classes(suggestions, range(code + 1, code + 1 + len(fresh_ones)), reference.legend)
+    found = {**counterpart, **dict(zip(fresh_ones, new))}
+    legend = [found[number] for number in range(len(means))]
     said = f"{len(counterpart)} of {len(means)} clusters are those of {where}"
-    progress.info(f"{said}; new: {', '.join(fresh)}." if fresh else f"{said}.")
-    return legend
-
-
-def _with_new_ones(counterpart: dict[int, LegendClass], k: int, known: Sequence[LegendClass]) -> list[LegendClass]:
-    """The counterpart of each of k clusters, or a class of its own."""
-    used = {each.rgb for each in known}
-    free = [rgb for rgb in colours(len(known) + k) if rgb not in used]
-    code = max(each.code for each in known)
-    legend = []
-    for number in range(k):
-        if number in counterpart:
-            legend.append(counterpart[number])
-            continue
-        code += 1
-        legend.append(LegendClass(code, f"Cluster {code}", free.pop(0)))
-    if code > 254:
-        raise EngineError(f"There would be {code} classes", "REFERENCE_MODEL", "use fewer clusters, or another reference")
+    progress.info(f"{said}; new: {', '.join(each.name for each in new)}." if new else f"{said}.")
     return legend

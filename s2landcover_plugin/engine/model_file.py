@@ -15,7 +15,7 @@ from . import indices, sentinel2
 from .errors import EngineError
 from .features import Feature
 from .legend import LegendClass
-from .models import QUANTILES, ClusterModel
+from .models import MAX_CLASSES, QUANTILES, ClusterModel
 from .packages import require
 from .radiometry import LARGEST_REFLECTANCE
 from .version import VERSION
@@ -25,7 +25,6 @@ SCHEMA_VERSION = 2
 RADIOMETRY = "reflectance 0 to 1 (DN x 0.0001, BOA offset removed)"
 LARGEST_BYTES = 20_000_000
 """254 clusters of 13 bands with covariances take 2 MB."""
-MAX_CLASSES = 254
 MAX_FEATURES = 100
 FIX = "choose a model written by Cluster raster"
 

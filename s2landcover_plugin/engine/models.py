@@ -11,6 +11,8 @@ import numpy as np
 from .features import Feature
 from .legend import LegendClass
 
+MAX_CLASSES = 254
+"""Class rasters are Byte; 0 is nodata, and one code is left for pixels that are none of the clusters."""
 REGULARIZATION = 1e-6
 """Added to the variances of scaled features, as scikit-learn's mixtures do by default."""
 QUANTILES = (0.5, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 1.0)

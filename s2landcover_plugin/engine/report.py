@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import csv
 import io
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Sequence
+from typing import TYPE_CHECKING, Any, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -20,9 +21,14 @@ if TYPE_CHECKING:
     from .applying import ApplyReport
     from .areas import AreaReport
     from .clustering import ClusterReport
+    from .cost import RunCost
     from .models import ClusterModel
     from .selection import Selection
 
+MATRIX_CLASSES = 16
+"""Classes up to which all their distances fit on the page."""
+NAMED_LINES = 20
+"""Spectra that a chart can name beside it; more are told by their colours only."""
 CHART_CLASSES = 60
 """Bars in a chart of areas."""
 TEMPLATES = Path(__file__).parent / "templates"
@@ -33,6 +39,7 @@ def render(template: str, **values: Any) -> str:
     jinja2 = require("jinja2")
     loader = jinja2.FileSystemLoader(str(TEMPLATES))
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["zip"] = zip
     return str(environment.get_template(template).render(version=VERSION, **values))
 
 
@@ -124,7 +131,8 @@ def spectra_chart(model: ClusterModel, legend: Sequence[LegendClass]) -> str:
     top.set_xticks(nanometres, [model.features[i].name for i in columns], fontsize=7, rotation=90)
     axes.spines[["right"]].set_visible(False)
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    if len(legend) <= NAMED_LINES:
+        axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return _data_uri(figure)
 
 
@@ -149,9 +157,55 @@ def area_report_html(report: AreaReport, source: str) -> str:
     )
 
 
-def cluster_report_html(report: ClusterReport, model: ClusterModel, raster: str, provenance: dict[str, str]) -> str:
-    """The page of `clusterraster`."""
-    settings = {name: value for name, value in json.loads(provenance["S2LC_PARAMETERS"]).items()}
+def csv_uri(rows: Iterable[Sequence[Any]]) -> str:
+    """A table as an address that a link can offer as a file."""
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    return "data:text/csv;charset=utf-8;base64," + base64.b64encode(text.getvalue().encode()).decode("ascii")
+
+
+def _separability(legend: Sequence[LegendClass], distances: np.ndarray) -> dict[str, Any] | None:
+    """What the page says of the Jeffries-Matusita distances (k, k); None of one cluster. Large matrices are left to the CSV."""
+    k = len(legend)
+    if k < 2:
+        return None
+    first, second = np.unravel_index((distances + 3 * np.eye(k)).argmin(), (k, k))
+    least = distances[first, second]
+    verdict = "hardly to be told apart" if least < 1 else "overlapping" if least < 1.9 else "well separated"
+    pair = f"{legend[first].name} and {legend[second].name}"
+    sentence = f"The two clusters most alike are {pair}: {least:.2f}, {verdict}."
+    matrix = [[None if i == j else distances[i, j] for j in range(k)] for i in range(k)] if k <= MATRIX_CLASSES else None
+    return {"sentence": sentence, "matrix": matrix}
+
+
+def _downloads(
+    report: ClusterReport, model: ClusterModel, separability: np.ndarray, settings: Mapping[str, Any], cost: RunCost
+) -> dict[str, str]:
+    """The figures of the page that the table of the run does not have, as CSV."""
+    codes = [each.code for each in report.legend]
+    nanometres = [1000 * f.wavelength_um if f.wavelength_um is not None else "" for f in model.features]
+    spectra = zip((f.name for f in model.features), nanometres, *model.means)
+    facts: list[tuple[str, Any]] = [
+        ("n_clusters", report.n_clusters),
+        ("inertia", report.inertia),
+        ("davies_bouldin", report.davies_bouldin),
+    ]
+    facts += [("wall_s", cost.wall_s), ("cpu_s", cost.cpu_s), ("peak_mb", cost.peak_mb), ("sample_size", model.training["sample_size"])]
+    tables = {
+        "spectra": csv_uri([("feature", "wavelength_nm", *(f"code_{code}" for code in codes)), *spectra]),
+        "separability": csv_uri([("code", *codes), *((code, *row) for code, row in zip(codes, separability))]),
+        "run": csv_uri([("figure", "value"), *facts, *settings.items()]),
+    }
+    if report.selection:
+        tables["number_of_clusters"] = csv_uri(csv.reader(io.StringIO(report.selection.table())))
+    return tables
+
+
+def cluster_report_html(
+    report: ClusterReport, model: ClusterModel, separability: np.ndarray, raster: str, provenance: dict[str, str], cost: RunCost
+) -> str:
+    """The page of `clusterraster`; separability (k, k) in Jeffries-Matusita distances."""
+    settings = json.loads(provenance["S2LC_PARAMETERS"])
     return render(
         "clusters.html",
         title="Land-cover clusters",
@@ -165,6 +219,10 @@ def cluster_report_html(report: ClusterReport, model: ClusterModel, raster: str,
         curves=selection_chart(report.selection) if report.selection else "",
         spectra=spectra_chart(model, report.legend),
         features=[feature.name for feature in model.features],
+        suggestions=report.suggestions,
+        separability=_separability(report.legend, separability),
+        downloads=_downloads(report, model, separability, settings, cost),
+        cost=cost,
         report=report,
         sample_size=model.training["sample_size"],
         settings=settings,

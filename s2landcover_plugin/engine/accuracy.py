@@ -1,0 +1,180 @@
+"""A class map against a reference: confusion matrix and what is read from it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from typing import Sequence
+
+import numpy as np
+
+from .blocks import Block, Op, iter_blocks
+from .errors import EngineError
+from .grid import Grid
+from .legend import LegendClass
+from .progress import Progress
+from .raster import RasterReader, StackedReader, describe, read_legend
+
+MATCHES = ("codes", "names", "best")
+MAX_PAIRS = 65536
+"""More different pairs of codes mean that one of the two holds no classes."""
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """A confusion matrix: rows = reference, columns = predicted.
+
+    Attributes:
+        counts: (n, n) pixels.
+        names: of the n classes.
+    """
+
+    counts: np.ndarray
+    names: tuple[str, ...]
+
+    @property
+    def total(self) -> int:
+        """Pixels compared."""
+        return int(self.counts.sum())
+
+    @property
+    def overall_accuracy(self) -> float:
+        """Share of pixels that agree."""
+        return _share(float(np.trace(self.counts)), float(self.counts.sum()))
+
+    @property
+    def kappa(self) -> float:
+        """Cohen's kappa (1960, Educational and Psychological Measurement 20)."""
+        shares = self.counts / max(self.counts.sum(), 1)
+        chance = float(shares.sum(axis=0) @ shares.sum(axis=1))
+        return _share(self.overall_accuracy - chance, 1 - chance)
+
+    @property
+    def recall(self) -> np.ndarray:
+        """(n,) producer's accuracy: share of the reference pixels of a class that are found; NaN where there are none."""
+        return _shares(np.diag(self.counts), self.counts.sum(axis=1))
+
+    @property
+    def precision(self) -> np.ndarray:
+        """(n,) user's accuracy: share of the predicted pixels of a class that are right; NaN where there are none."""
+        return _shares(np.diag(self.counts), self.counts.sum(axis=0))
+
+    @property
+    def f1(self) -> np.ndarray:
+        """(n,) harmonic mean of precision and recall; NaN where the class is in neither."""
+        return _shares(2 * np.diag(self.counts), self.counts.sum(axis=0) + self.counts.sum(axis=1))
+
+    @property
+    def iou(self) -> np.ndarray:
+        """(n,) intersection over union (Jaccard); NaN where the class is in neither."""
+        same = np.diag(self.counts)
+        return _shares(same, self.counts.sum(axis=0) + self.counts.sum(axis=1) - same)
+
+    @property
+    def macro_f1(self) -> float:
+        """Mean F1 of the classes that are in one of the two."""
+        return float(np.nanmean(self.f1)) if self.total else float("nan")
+
+    @property
+    def mean_iou(self) -> float:
+        """Mean IoU of the classes that are in one of the two."""
+        return float(np.nanmean(self.iou)) if self.total else float("nan")
+
+    def table(self) -> str:
+        """CSV: the matrix (rows = reference, columns = predicted) with precision, recall, F1 and IoU of each class."""
+        text = io.StringIO()
+        rows = csv.writer(text, lineterminator="\n")
+        rows.writerow(("reference \\ predicted", *self.names, "recall", "precision", "f1", "iou"))
+        for name, counts, *figures in zip(self.names, self.counts, self.recall, self.precision, self.f1, self.iou):
+            rows.writerow((name, *(int(n) for n in counts), *(f"{value:.6f}" for value in figures)))
+        return text.getvalue()
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else float("nan")
+
+
+def _shares(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """A map compared with a reference.
+
+    Attributes:
+        assignment: code of the map -> code of the reference that it was counted as.
+    """
+
+    confusion: Confusion
+    assignment: dict[int, int]
+
+
+class CountPairs(Op):
+    """Counts of the pairs (map, reference) of a block: codes (2, n) and counts (n,). Can be sent to another process."""
+
+    outputs = ()
+
+    def __call__(self, block: Block) -> tuple[np.ndarray, np.ndarray]:
+        valid = block.all_valid
+        pairs, counts = np.unique(np.asarray(block.data)[:, valid].astype(np.int64), axis=1, return_counts=True)
+        return pairs, counts
+
+
+def assess_map(path: str, reference: str, match: str, progress: Progress) -> Assessment:
+    """Compare a class raster with a reference raster, pixel by pixel on the grid of the map (reference: nearest pixel).
+
+    Args:
+        match: which classes are the same: those of equal `codes`, of equal `names`, or `best`: each class of the map counts as the class of
+            the reference that it shares most pixels with (several may be one).
+
+    Raises:
+        EngineError: they do not overlap, or one holds no classes.
+        Cancelled: the user asked to stop.
+    """
+    grid = describe(path).grid
+    reader = StackedReader([_codes(path, grid, 0), _codes(reference, grid, None)])
+    counted: dict[tuple[int, int], int] = {}
+    for pairs, counts in iter_blocks(reader, CountPairs(), progress=progress):
+        for (mine, theirs), n in zip(pairs.T.tolist(), counts.tolist()):
+            # codes below 0 are the usual way to say "not labelled"
+            if theirs >= 0:
+                counted[mine, theirs] = counted.get((mine, theirs), 0) + n
+        if len(counted) > MAX_PAIRS:
+            raise EngineError("One of the two rasters holds no classes", f"{path}, {reference}", "choose a class raster and its reference")
+    if not counted:
+        raise EngineError("The map and the reference share no valid pixel", f"{path}, {reference}", "choose a reference of the same area")
+    known = {each.code: each.name for each in read_legend(reference)}
+    targets = sorted({theirs for _, theirs in counted})
+    assignment = _assignment(counted, match, read_legend(path), known)
+    classes = sorted({*targets, *assignment.values()})
+    matrix = np.zeros((len(classes), len(classes)), np.int64)
+    for (mine, theirs), n in counted.items():
+        matrix[classes.index(theirs), classes.index(assignment[mine])] += n
+    return Assessment(Confusion(matrix, tuple(known.get(code, f"Class {code}") for code in classes)), assignment)
+
+
+def _codes(path: str, grid: Grid, nodata: float | None) -> RasterReader:
+    reader = RasterReader(describe(path), [1], grid=grid, nodata=nodata)
+    if reader.dtype.kind not in "iu":
+        raise EngineError("The raster holds real numbers, not class codes", path, "choose a class raster")
+    return reader
+
+
+def _assignment(
+    counted: dict[tuple[int, int], int], match: str, legend: Sequence[LegendClass], reference: dict[int, str]
+) -> dict[int, int]:
+    """Code of the map -> code of the reference."""
+    mine = sorted({code for code, _ in counted})
+    if match == "best":
+        return {code: max((n, -theirs) for (c, theirs), n in counted.items() if c == code)[1] * -1 for code in mine}
+    if match == "names":
+        by_name = {name: code for code, name in reference.items()}
+        names = {each.code: each.name for each in legend}
+        missing = [names.get(code, f"class {code}") for code in mine if names.get(code) not in by_name]
+        if missing:
+            fix = "give the classes the names of the reference, or use MATCH codes or best"
+            raise EngineError(f"The reference has no class {', '.join(missing)}", "MATCH names", fix)
+        return {code: by_name[names[code]] for code in mine}
+    return {code: code for code in mine}

@@ -1,0 +1,189 @@
+"""Polygons of class rasters: sieved, traced, and written into a GeoPackage that carries its own style."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Callable, Sequence
+
+from osgeo import gdal, ogr, osr
+
+from .crs import quiet_gdal, spatial_reference
+from .errors import Cancelled, EngineError
+from .geotiff import TILED
+from .grid import Grid
+from .legend import LegendClass, polygon_qml
+from .progress import Progress
+from .raster import gdal_reason, open_dataset
+
+CODE = "code"
+GROWTH = 1.5
+"""Each pass of the sieve takes pieces up to this many times larger than the one before."""
+
+
+class _GeoPackage:
+    """A new GeoPackage that is closed when its block ends, however it ends: an open one outlives its folder, and complains."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._dataset = _try(lambda: gdal.GetDriverByName("GPKG").Create(path, 0, 0, 0, gdal.GDT_Unknown), path)
+
+    def add_layer(self, name: str, crs: str, kind: int, options: Sequence[str]) -> ogr.Layer:
+        """A new layer; empty CRS: none."""
+        reference: osr.SpatialReference | None = spatial_reference(crs) if crs else None
+        return self._dataset.CreateLayer(name, reference, kind, options=list(options))
+
+    def __enter__(self) -> _GeoPackage:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is None:
+            _try(self._dataset.FlushCache, self.path)
+        self._dataset = None
+
+
+def sieve(source: str, target: str, min_px: int, progress: Progress) -> None:
+    """Write a copy of a class raster in which pieces of less than `min_px` pixels have gone to their largest neighbour.
+
+    In passes from small to large, because GDAL's sieve leaves a piece whose neighbours are all small as it is. Pixels touch by their sides;
+    nodata neither gives nor takes.
+
+    Raises:
+        EngineError: a file cannot be read or written.
+        Cancelled: the user asked to stop.
+    """
+    steps = [2]
+    while steps[-1] < min_px:
+        steps.append(min(int(steps[-1] * GROWTH) + 1, min_px))
+    with quiet_gdal():
+        copied = _try(
+            lambda: gdal.GetDriverByName("GTiff").CreateCopy(target, open_dataset(source), options=[*TILED, "COMPRESS=LZW"]), target
+        )
+        band = copied.GetRasterBand(1)
+        for number, step in enumerate(steps if min_px > 1 else []):
+            watch = _callback(progress.part(number / len(steps), (number + 1) / len(steps)))
+            _try(partial(gdal.SieveFilter, band, band.GetMaskBand(), band, step, 4, [], watch), target, progress)
+        _try(copied.FlushCache, target)
+
+
+def trace(raster: str, parts: str, progress: Progress) -> None:
+    """Write one polygon for each piece of a class raster into a GeoPackage `parts`, with its code.
+
+    Raises:
+        EngineError, Cancelled: as sieve.
+    """
+    with quiet_gdal():
+        dataset = open_dataset(raster)
+        band = dataset.GetRasterBand(1)
+        with _GeoPackage(parts) as target:
+            layer = target.add_layer("parts", str(dataset.GetProjection() or ""), ogr.wkbPolygon, ["SPATIAL_INDEX=NO"])
+            layer.CreateField(ogr.FieldDefn(CODE, ogr.OFTInteger))
+            _try(partial(gdal.Polygonize, band, band.GetMaskBand(), layer, 0, [], _callback(progress)), parts, progress)
+
+
+def drop_small(parts: str, raster: str, grid: Grid, min_px: int) -> int:
+    """Remove polygons of less than `min_px` pixels, which have no neighbour to go to, from parts and raster; returns how many."""
+    with quiet_gdal():
+        source = gdal.OpenEx(parts, gdal.OF_VECTOR | gdal.OF_UPDATE)
+        layer = source.GetLayer(0)
+        width, height = grid.pixel_size
+        small = ogr.GetDriverByName("Memory").CreateDataSource("small")
+        taken = small.CreateLayer("small", layer.GetSpatialRef(), ogr.wkbPolygon)
+        numbers = []
+        for feature in layer:
+            if round(feature.GetGeometryRef().GetArea() / (width * height)) < min_px:
+                taken.CreateFeature(_feature(taken, feature.GetGeometryRef()))
+                numbers.append(feature.GetFID())
+        for number in numbers:
+            layer.DeleteFeature(number)
+        if numbers:
+            pixels = gdal.OpenEx(raster, gdal.OF_RASTER | gdal.OF_UPDATE)
+            _try(lambda: gdal.RasterizeLayer(pixels, [1], taken, burn_values=[0]), raster)
+            _try(pixels.FlushCache, raster)
+        _try(source.FlushCache, parts)
+    return len(numbers)
+
+
+def write_dissolved(
+    parts: str, target: str, layer_name: str, classes: Sequence[tuple[LegendClass, float]], crs: str, progress: Progress
+) -> None:
+    """Write a GeoPackage with one multipolygon for each class (code, name, hectares), and a style with its names and colours inside.
+
+    Raises:
+        EngineError, Cancelled: as sieve.
+    """
+    with quiet_gdal():
+        source = gdal.OpenEx(parts, gdal.OF_VECTOR)
+        with _GeoPackage(target) as package:
+            layer = package.add_layer(layer_name, crs, ogr.wkbMultiPolygon, ["GEOMETRY_NAME=geom"])
+            for name, kind in ((CODE, ogr.OFTInteger), ("name", ogr.OFTString), ("hectares", ogr.OFTReal)):
+                layer.CreateField(ogr.FieldDefn(name, kind))
+            for number, (each, hectares) in enumerate(classes):
+                progress.report(number / len(classes))
+                pieces = source.GetLayer(0)
+                pieces.SetAttributeFilter(f"{CODE} = {each.code}")
+                whole = ogr.Geometry(ogr.wkbMultiPolygon)
+                for piece in pieces:
+                    whole.AddGeometry(piece.GetGeometryRef())
+                if not whole.IsEmpty():
+                    feature = _feature(layer, whole, {CODE: each.code, "name": each.name, "hectares": hectares})
+                    _try(partial(layer.CreateFeature, feature), target)
+            _add_style(package, layer_name, polygon_qml([each for each, _ in classes]))
+
+
+def _add_style(package: _GeoPackage, layer_name: str, qml: str) -> None:
+    """Put a QGIS style into a GeoPackage, in the table that QGIS looks for when it opens the layer."""
+    table = package.add_layer("layer_styles", "", ogr.wkbNone, [])
+    texts = ("f_table_catalog", "f_table_schema", "f_table_name", "f_geometry_column", "styleName", "styleQML", "styleSLD")
+    for name in (*texts, "description", "owner", "ui"):
+        table.CreateField(ogr.FieldDefn(name, ogr.OFTString))
+    flag = ogr.FieldDefn("useAsDefault", ogr.OFTInteger)
+    flag.SetSubType(ogr.OFSTBoolean)
+    table.CreateField(flag)
+    moment = ogr.FieldDefn("update_time", ogr.OFTDateTime)
+    moment.SetDefault("CURRENT_TIMESTAMP")
+    table.CreateField(moment)
+    values: dict[str, Any] = {"f_table_catalog": "", "f_table_schema": "", "f_table_name": layer_name, "f_geometry_column": "geom"}
+    values |= {"styleName": layer_name, "styleQML": qml, "styleSLD": "", "useAsDefault": 1, "owner": "", "ui": ""}
+    values["description"] = "Written by S2 Land Cover"
+    table.CreateFeature(_feature(table, None, values))
+
+
+def _feature(layer: ogr.Layer, geometry: ogr.Geometry | None, values: dict[str, Any] | None = None) -> ogr.Feature:
+    feature = ogr.Feature(layer.GetLayerDefn())
+    for name, value in (values or {}).items():
+        feature.SetField(name, value)
+    if geometry is not None:
+        feature.SetGeometry(geometry)
+    return feature
+
+
+def _callback(progress: Progress) -> Callable[..., int]:
+    """GDAL's way to ask whether to go on."""
+
+    def go_on(share: float, _message: str, _data: object) -> int:
+        try:
+            progress.report(share)
+        except Cancelled:
+            return 0
+        return 1
+
+    return go_on
+
+
+def _try(action: Callable[[], Any], path: str, progress: Progress | None = None) -> Any:
+    """The result of a GDAL call.
+
+    Raises:
+        EngineError: it failed.
+        Cancelled: the user had stopped it.
+    """
+    gdal.ErrorReset()
+    try:
+        result = action()
+    except RuntimeError:
+        result = None
+    if progress is not None:
+        progress.check_cancelled()
+    if gdal.GetLastErrorType() >= gdal.CE_Failure:
+        raise EngineError(f"The polygons cannot be written ({gdal_reason()})", path, "free some disk space there")
+    return result
