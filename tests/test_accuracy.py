@@ -91,6 +91,31 @@ def test_reference_on_another_grid_is_taken_at_the_nearest_pixel(tmp_path):
         assess_map(path, elsewhere, "codes", Progress())
 
 
+def test_0_is_a_class_unless_it_is_nodata(tmp_path):
+    """A binary map as other programs write it."""
+    codes = np.array([[[0, 0, 1, 1, 0]]], np.uint8)
+    truth = np.array([[[1, 1, 1, 1, 0]]], np.uint8)
+    reference = write_raster(tmp_path / "r.tif", truth, nodata=None)
+    plain, stated = (write_raster(tmp_path / f"{n}.tif", codes, nodata=n) for n in (None, 0))
+    assert assess_map(plain, reference, "codes", Progress()).confusion.counts.tolist() == [[1, 0], [2, 2]]
+    assert assess_map(stated, reference, "codes", Progress()).confusion.counts.tolist() == [[2]]
+
+
+def test_what_cannot_be_matched_is_refused(pair, tmp_path):
+    with pytest.raises(EngineError, match="bests is no way"):
+        assess_map(pair[0], pair[1], "bests", Progress())
+    twice = write_raster(tmp_path / "twice.tif", np.ones((1, 70, 90), np.uint8))
+    write_class_table(twice, [LegendClass(c, "Forest", (1, 2, 3)) for c in (1, 2)], [0] * 2, [0] * 2)
+    with pytest.raises(EngineError, match="same name"):
+        assess_map(pair[0], twice, "names", Progress())
+    placeless = write_raster(tmp_path / "placeless.tif", np.ones((1, 70, 90), np.uint8), epsg=None)
+    with pytest.raises(EngineError, match="no coordinate reference system.*placeless"):
+        assess_map(placeless, pair[1], "codes", Progress())
+    many = write_raster(tmp_path / "many.tif", np.arange(300 * 300, dtype=np.int32).reshape(1, 300, 300), nodata=None)
+    with pytest.raises(EngineError, match="holds no classes"):
+        assess_map(many, many, "codes", Progress())
+
+
 def test_reflectance_is_no_reference(pair, tmp_path):
     image = write_raster(tmp_path / "b.tif", np.random.default_rng(0).random((1, 70, 90)).astype(np.float32))
     with pytest.raises(EngineError, match="real numbers"):

@@ -133,12 +133,16 @@ def assess_map(path: str, reference: str, match: str, progress: Progress) -> Ass
         EngineError: they do not overlap, or one holds no classes.
         Cancelled: the user asked to stop.
     """
-    grid = describe(path).grid
-    reader = StackedReader([_codes(path, grid, 0), _codes(reference, grid, None)])
+    if match not in MATCHES:
+        raise EngineError(f"{match} is no way to match classes", "MATCH", f"use {', '.join(MATCHES)}")
+    grid, other = describe(path).grid, describe(reference).grid
+    if bool(grid.crs) != bool(other.crs):
+        raise EngineError("The raster has no coordinate reference system", reference if grid.crs else path, "assign its CRS first")
+    reader = StackedReader([_codes(path, grid), _codes(reference, grid)])
     counted: dict[tuple[int, int], int] = {}
     for pairs, counts in iter_blocks(reader, CountPairs(), progress=progress):
         for (mine, theirs), n in zip(pairs.T.tolist(), counts.tolist()):
-            # codes below 0 are the usual way to say "not labelled"
+            # codes below 0 are the usual way to say "not labelled"; 0 is a class unless the file calls it nodata
             if theirs >= 0:
                 counted[mine, theirs] = counted.get((mine, theirs), 0) + n
         if len(counted) > MAX_PAIRS:
@@ -155,8 +159,8 @@ def assess_map(path: str, reference: str, match: str, progress: Progress) -> Ass
     return Assessment(Confusion(matrix, tuple(known.get(code, f"Class {code}") for code in classes)), assignment)
 
 
-def _codes(path: str, grid: Grid, nodata: float | None) -> RasterReader:
-    reader = RasterReader(describe(path), [1], grid=grid, nodata=nodata)
+def _codes(path: str, grid: Grid) -> RasterReader:
+    reader = RasterReader(describe(path), [1], grid=grid)
     if reader.dtype.kind not in "iu":
         raise EngineError("The raster holds real numbers, not class codes", path, "choose a class raster")
     return reader
@@ -171,6 +175,8 @@ def _assignment(
         return {code: max((n, -theirs) for (c, theirs), n in counted.items() if c == code)[1] * -1 for code in mine}
     if match == "names":
         by_name = {name: code for code, name in reference.items()}
+        if len(by_name) < len(reference):
+            raise EngineError("Two classes of the reference have the same name", "MATCH names", "rename one, or use MATCH codes")
         names = {each.code: each.name for each in legend}
         missing = [names.get(code, f"class {code}") for code in mine if names.get(code) not in by_name]
         if missing:

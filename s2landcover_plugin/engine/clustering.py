@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from . import sentinel2
 from .areas import ClassTally
 from .blocks import Op, Sink, SomePlanes, run_blocks
 from .classification import CONFIDENCE_BAND, Judged, NearestCenter
@@ -30,7 +31,7 @@ from .options import check_options, option
 from .polygons import check_polygon_path, write_polygons
 from .progress import Progress
 from .quality import DAVIES_BOULDIN, measure
-from .raster import RasterReader, describe
+from .raster import RasterInfo, RasterReader, describe
 from .sampling import draw_sample
 from .selection import SELECTIONS, Question, Selection, select_n_clusters
 from .separability import jeffries_matusita
@@ -153,6 +154,8 @@ def run_clustering(
         read_class_table(class_table)
     info = describe(source)
     reader, space = feature_reader(info, options.bands, options.indices, options.band_map, progress)
+    if not reader.grid.crs:
+        progress.warn(f"{source} has no coordinate reference system: its pixels are taken to be measured in metres.")
     scaled, shift, spread = _scaled_sample(reader, space, options, progress.part(0, 0.15))
     selection = None
     if options.n_clusters:
@@ -164,10 +167,11 @@ def run_clustering(
     provenance = _provenance(options, info.path, info.metadata)
     index = measure(DAVIES_BOULDIN, scaled, fit, options.method, options.seed)
     training = _training(reader.grid, provenance, len(scaled), fit, index, options)
-    model = _model(space, fit, (scaled, shift, spread), options, training, known, progress)
+    model, suggestions = _model(space, fit, (scaled, shift, spread), options, training, known, _is_hazy(info), progress)
     if class_table:
         model = replace(model, legend=renamed(model.legend, class_table, progress))
-    fitted = _Fitted(reader, space, model, fit.inertia, index, selection, provenance, (reference, class_table), watch)
+    facts = (fit.inertia, index, selection, suggestions)
+    fitted = _Fitted(reader, space, model, *facts, provenance, (reference, class_table), watch)
     return _write_map(fitted, outputs, options.min_area_ha, progress.part(0.5, 1))
 
 
@@ -181,6 +185,7 @@ class _Fitted:
     inertia: float
     davies_bouldin: float
     selection: Selection | None
+    suggestions: tuple[Suggestion, ...]
     provenance: dict[str, str]
     tables: tuple[str, ...]
     """Further files that were read; empty texts for none."""
@@ -246,18 +251,22 @@ def _model(
     options: ClusterOptions,
     training: dict[str, Any],
     reference: tuple[ClusterModel, str] | None,
+    hazy: bool,
     progress: Progress,
-) -> ClusterModel:
+) -> tuple[ClusterModel, tuple[Suggestion, ...]]:
     """The fit in canonical order, with names, colours and the reach of its clusters in the sample (scaled values, shift, spread)."""
     scaled, shift, spread = sample
     means = fit.centers * spread + shift
     order = canonical_order(space.features, means)
+    known = {name: plane for name, plane in space.planes.items() if plane < space.n_bands}
+    suggestions = suggest(space.features, means[order], known, hazy)
     if reference is None:
-        legend = tuple(named_classes(suggest(space.features, means[order]), range(1, len(means) + 1)))
+        legend = tuple(named_classes(suggestions, range(1, len(means) + 1)))
     else:
-        found = matched_legend(space.features, means[order], reference[0], reference[1], progress)
-        order = order[sorted(range(len(order)), key=lambda i: found[i].code)]
-        legend = tuple(sorted(found, key=lambda each: each.code))
+        found = matched_legend(space.features, means[order], suggestions, reference[0], reference[1], progress)
+        by_code = sorted(range(len(order)), key=lambda i: found[i].code)
+        order, legend = order[by_code], tuple(found[i] for i in by_code)
+        suggestions = [suggestions[i] for i in by_code]
     weights, covariances = scatter(scaled, fit.centers) if fit.mixture is None else fit.mixture
     model = ClusterModel(
         space.features,
@@ -271,7 +280,12 @@ def _model(
         options.method,
         training=training,
     )
-    return replace(model, reach=training_reach(model, scaled))
+    return replace(model, reach=training_reach(model, scaled)), tuple(suggestions)
+
+
+def _is_hazy(info: RasterInfo) -> bool:
+    """Whether a raster holds reflectance at the top of the atmosphere: only such products have B10."""
+    return any(sentinel2.identify(band, info.path) == "B10" for band in info.bands)
 
 
 def _provenance(options: ClusterOptions, path: str, metadata: dict[str, str]) -> dict[str, str]:
@@ -304,8 +318,8 @@ def _write_map(fitted: _Fitted, outputs: ClusterOutputs, min_area_ha: float, pro
         files.write_sidecar(outputs.raster, STYLE_SUFFIX, qml(legend))
         if outputs.polygons:
             write_polygons(raster, outputs.polygons, files, legend, min_area_ha, progress.part(0.6, 0.9))
-        suggestions = tuple(suggest(model.features, model.means))
-        report = ClusterReport(len(legend), fitted.inertia, fitted.davies_bouldin, legend, pixels, hectares, fitted.selection, suggestions)
+        facts = (fitted.inertia, fitted.davies_bouldin, legend, pixels, hectares, fitted.selection, fitted.suggestions)
+        report = ClusterReport(len(legend), *facts)
         _write_texts(report, fitted, outputs, tally, raster, files)
         progress.report(1.0)
     return report

@@ -10,6 +10,14 @@ NODATA_CODE = 0
 """Class rasters are Byte; 0 is nodata, so there are at most 255 classes."""
 
 
+LONGEST_NAME = 100
+
+
+def clean_name(text: str) -> str:
+    """A class name from somebody's file: one line, printable, not endless; control characters would break styles and tables."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:LONGEST_NAME]
+
+
 @dataclass(frozen=True)
 class LegendClass:
     """One class of a class raster."""

@@ -13,14 +13,19 @@ from .models import MAX_CLASSES, ClusterModel
 from .naming import named_classes
 from .packages import require
 from .progress import Progress
-from .signatures import suggest
+from .signatures import Suggestion
 
 SAME_WITHIN = 0.99
 """A cluster whose mean lies farther from the reference's training data than this share of its pixels is none of its clusters."""
 
 
 def matched_legend(
-    features: Sequence[Feature], means: np.ndarray, reference: ClusterModel, where: str, progress: Progress
+    features: Sequence[Feature],
+    means: np.ndarray,
+    suggestions: Sequence[Suggestion],
+    reference: ClusterModel,
+    where: str,
+    progress: Progress,
 ) -> list[LegendClass]:
     """Codes, names and colours for new clusters, (k, n_features) in feature units.
 
@@ -28,6 +33,7 @@ def matched_legend(
     linear_sum_assignment). Clusters without a counterpart get codes, names and colours of their own.
 
     Args:
+        suggestions: what each cluster may be; new ones are named by it.
         where: the reference's file, for messages.
 
     Raises:
@@ -47,8 +53,7 @@ def matched_legend(
     if code + len(fresh_ones) > MAX_CLASSES:
         what = f"There would be {code + len(fresh_ones)} classes"
         raise EngineError(what, "REFERENCE_MODEL", "use fewer clusters, or another reference")
-    suggestions = suggest(features, means[fresh_ones])
-    new = named_classes(suggestions, range(code + 1, code + 1 + len(fresh_ones)), reference.legend)
+    new = named_classes([suggestions[number] for number in fresh_ones], range(code + 1, code + 1 + len(fresh_ones)), reference.legend)
     found = {**counterpart, **dict(zip(fresh_ones, new))}
     legend = [found[number] for number in range(len(means))]
     said = f"{len(counterpart)} of {len(means)} clusters are those of {where}"

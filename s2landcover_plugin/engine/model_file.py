@@ -14,7 +14,7 @@ import numpy as np
 from . import indices, sentinel2
 from .errors import EngineError
 from .features import Feature
-from .legend import LegendClass
+from .legend import LegendClass, clean_name
 from .models import MAX_CLASSES, QUANTILES, ClusterModel
 from .packages import require
 from .radiometry import LARGEST_REFLECTANCE
@@ -192,11 +192,11 @@ class _Reader:
         code, name, colour = entry.get("code"), entry.get("name"), entry.get("color")
         if not isinstance(code, int) or isinstance(code, bool) or not 1 <= code <= MAX_CLASSES:
             raise self.wrong(f"classes[{number}].code", f"a number from 1 to {MAX_CLASSES}")
-        if not isinstance(name, str) or not name.strip():
+        if not isinstance(name, str) or not clean_name(name):
             raise self.wrong(f"classes[{number}].name", "a text")
         if not isinstance(colour, str) or not re.fullmatch(r"#[0-9a-fA-F]{6}", colour):
             raise self.wrong(f"classes[{number}].color", "#rrggbb")
-        return LegendClass(code, name, tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5)))
+        return LegendClass(code, clean_name(name), tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5)))
 
     def weights(self, entries: list[dict[str, Any]]) -> np.ndarray:
         """Weights of a mixture, which sum to 1."""

@@ -12,7 +12,7 @@ from typing import Mapping, Sequence
 
 from . import signatures
 from .errors import EngineError
-from .legend import LegendClass
+from .legend import LegendClass, clean_name
 from .palette import Rgb, distinct
 from .progress import Progress
 from .signatures import Suggestion
@@ -55,8 +55,8 @@ def _colours_for(families: Sequence[tuple[str, ...]], used: Sequence[Rgb]) -> li
     """A colour for each class; the first class of a name before the second, so that water has the same blue however many there are."""
     earlier = [families[:i].count(family) for i, family in enumerate(families)]
     order = sorted(range(len(families)), key=lambda i: (not families[i], earlier[i], i))
-    mains = [tones[0] for tones in TONES.values()]
-    chosen = distinct([TONES[families[i][0]] if families[i] else () for i in order], used, mains)
+    reserved = [rgb for tones in TONES.values() for rgb in tones]
+    chosen = distinct([TONES[families[i][0]] if families[i] else () for i in order], used, reserved)
     return [chosen[order.index(i)] for i in range(len(families))]
 
 
@@ -69,25 +69,40 @@ def read_class_table(path: str) -> dict[int, Entry]:
     try:
         if os.path.getsize(path) > LARGEST_TABLE:
             raise EngineError("The table of class names is too large", path, FIX)
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with open(path, encoding="utf-8-sig") as file:
             text = file.read()
     except OSError as err:
         raise EngineError(f"The table of class names cannot be read ({err.strerror})", path, "check the path") from err
     except UnicodeDecodeError as err:
         raise EngineError("The table of class names is not UTF-8 text", path, "save it as CSV UTF-8") from err
     header = text.split("\n", 1)[0]
-    rows = csv.DictReader(io.StringIO(text), delimiter=max(",;\t", key=header.count))
+    rows = csv.DictReader(io.StringIO(text), delimiter=max(",;\t", key=header.count), strict=True)
+    try:
+        return _entries(rows, path)
+    except csv.Error as err:
+        raise EngineError(f"The table of class names cannot be read ({err})", f"{path}, line {rows.line_num}", FIX) from err
+
+
+def _entries(rows: csv.DictReader[str], path: str) -> dict[int, Entry]:
     columns = {(name or "").strip().lower(): name for name in rows.fieldnames or ()}
     if "code" not in columns or "name" not in columns:
         raise EngineError("The table of class names has no columns code and name", path, FIX)
     colour = columns.get("color", columns.get("colour"))
     entries: dict[int, Entry] = {}
-    for number, row in enumerate(rows, 2):
-        where = f"{path}, line {number}"
-        code, name = (row[columns[key]] or "" for key in ("code", "name"))
-        if not re.fullmatch(r"\s*\d{1,3}\s*", code) or not name.strip() or int(code) in entries:
-            raise EngineError("A row of the table of class names has no code, no name, or the code of another row", where, FIX)
-        entries[int(code)] = (name.strip(), _colour((row[colour] or "") if colour else "", where))
+    for row in rows:
+        where = f"{path}, line {rows.line_num}"
+        if not any(value.strip() for value in row.values() if isinstance(value, str)):
+            continue
+        code, name = (row[columns["code"]] or "").strip(), clean_name(row[columns["name"]] or "")
+        # spreadsheets write whole numbers as 1.0
+        if not re.fullmatch(r"\d{1,3}(\.0+)?", code):
+            raise EngineError(f"{code or 'An empty text'} is no class code", where, FIX)
+        number = int(float(code))
+        if number in entries:
+            raise EngineError(f"The code {number} is there twice", where, FIX)
+        if not name:
+            raise EngineError(f"The class {number} has no name", where, FIX)
+        entries[number] = (name, _colour((row[colour] or "") if colour else "", where))
     return entries
 
 
@@ -114,4 +129,7 @@ def renamed(legend: Sequence[LegendClass], path: str, progress: Progress) -> tup
     for each in legend:
         name, rgb = entries.get(each.code, (each.name, None))
         changed.append(replace(each, name=name, rgb=rgb or each.rgb))
+    for number, each in enumerate(changed):
+        if twin := next((other for other in changed[:number] if other.rgb == each.rgb), None):
+            progress.warn(f"{path}: the classes {twin.code} {twin.name} and {each.code} {each.name} have the same colour.")
     return tuple(changed)

@@ -69,6 +69,11 @@ def quicklook(path: str, legend: Sequence[LegendClass]) -> str:
     return "data:image/png;base64," + base64.b64encode(image.getvalue()).decode("ascii")
 
 
+def _short(name: str) -> str:
+    """A name that fits into a chart."""
+    return name if len(name) < 40 else name[:37] + "…"
+
+
 def area_chart(legend: Sequence[LegendClass], hectares: Sequence[float]) -> str:
     """Horizontal bars, one per class in its colour, with hectares and percent; of many classes the largest."""
     total = sum(hectares) or 1.0
@@ -78,7 +83,7 @@ def area_chart(legend: Sequence[LegendClass], hectares: Sequence[float]) -> str:
     axes = figure.subplots()
     bars = axes.barh(range(len(legend)), hectares, color=[each.hex for each in legend], edgecolor="#444444", linewidth=0.5)
     axes.bar_label(bars, [f"{ha:,.1f} ha ({100 * ha / total:.1f} %)" for ha in hectares], padding=4, fontsize=9)
-    axes.set_yticks(range(len(legend)), [each.name if len(each.name) < 40 else each.name[:37] + "…" for each in legend], parse_math=False)
+    axes.set_yticks(range(len(legend)), [_short(each.name) for each in legend], parse_math=False)
     axes.invert_yaxis()
     axes.set_xlim(0, (max(hectares, default=0.0) or 1.0) * 1.35)
     axes.set_xlabel("hectares")
@@ -124,7 +129,9 @@ def spectra_chart(model: ClusterModel, legend: Sequence[LegendClass]) -> str:
     figure = _figure(8.4, 3.6)
     axes = figure.subplots()
     for each, center in zip(legend, model.means):
-        axes.plot(nanometres, center[columns], color=each.hex, marker="o", markersize=3.5, label=each.name)
+        axes.plot(nanometres, center[columns], color=each.hex, marker="o", markersize=3.5)
+    # matplotlib leaves out names that begin with an underscore
+    names = ["\u200b" + _short(each.name) for each in legend]
     axes.set_xlabel("wavelength (nm)")
     axes.set_ylabel("reflectance")
     top = axes.secondary_xaxis("top")
@@ -132,7 +139,9 @@ def spectra_chart(model: ClusterModel, legend: Sequence[LegendClass]) -> str:
     axes.spines[["right"]].set_visible(False)
     axes.grid(alpha=0.25)
     if len(legend) <= NAMED_LINES:
-        axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+        shown = axes.legend(axes.get_lines(), names, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+        for text in shown.get_texts():
+            text.set_parse_math(False)
     return _data_uri(figure)
 
 
@@ -169,7 +178,7 @@ def _separability(legend: Sequence[LegendClass], distances: np.ndarray) -> dict[
     k = len(legend)
     if k < 2:
         return None
-    first, second = np.unravel_index((distances + 3 * np.eye(k)).argmin(), (k, k))
+    first, second = divmod(int((distances + 3 * np.eye(k)).argmin()), k)
     least = distances[first, second]
     verdict = "hardly to be told apart" if least < 1 else "overlapping" if least < 1.9 else "well separated"
     pair = f"{legend[first].name} and {legend[second].name}"

@@ -62,6 +62,8 @@ SCL_CLASSES = {
 }
 """Scene classification codes of ESA's Sen2Cor (Level-2A Algorithm Theoretical Basis Document)."""
 CLOUD_CLASSES = (3, 8, 9, 10)
+UNUSABLE_CLASSES = (0, 1, *CLOUD_CLASSES)
+"""No data, saturated or defective, cloud and cloud shadow: pixels that do not show the ground."""
 
 _IN_NAME = re.compile(r"(?:^|[^A-Za-z0-9])(B(?:0?[1-9]|1[0-2]|8A)|SCL)(?=$|[^A-Za-z0-9])", re.IGNORECASE)
 _DESCRIPTION = re.compile(r"(B(?:0?[1-9]|1[0-2]|8A)|SCL)(?:[\s_:,(].*)?", re.IGNORECASE | re.DOTALL)

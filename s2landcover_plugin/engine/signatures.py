@@ -23,6 +23,8 @@ LEAST_EVIDENCE = 0.5
 """Below, no name is suggested."""
 LEAST_MARGIN = 0.3
 """A second name this near to the first makes a cluster ambiguous."""
+UNDECIDED = 0.7
+"""How much bare ground looks built-up where no band can tell: then both names score the same."""
 DARKEST = 0.001
 """Reflectances are taken as at least this, so that quotients of very dark pixels mean something."""
 
@@ -71,29 +73,30 @@ def _difference(a: float, b: float) -> float:
     return (a - b) / (a + b)
 
 
-def suggest(features: Sequence[Feature], means: np.ndarray) -> list[Suggestion]:
+def suggest(features: Sequence[Feature], means: np.ndarray, known: Mapping[str, int] | None = None, hazy: bool = False) -> list[Suggestion]:
     """What each of k clusters may be.
 
     Args:
         means: (k, n_features) in feature units, reflectance 0 to 1.
+        known: common name -> number of the feature, of bands whose names do not tell.
+        hazy: whether the reflectance is that at the top of the atmosphere, whose haze makes soil look built-up.
     """
-    column: dict[str, int] = {}
+    column = dict(known or {})
     for number, feature in enumerate(features):
         if not feature.formula and feature.name in sentinel2.BY_NAME:
-            column[sentinel2.BY_NAME[feature.name].common_name] = number
+            column.setdefault(sentinel2.BY_NAME[feature.name].common_name, number)
     if "nir" not in column and "nir08" in column:
         column["nir"] = column["nir08"]
     missing = [sentinel2.BY_COMMON_NAME[name].name for name in ("green", "red", "nir") if name not in column]
     if missing:
         return [Suggestion((), f"no name is suggested without {', '.join(missing)}", {})] * len(means)
-    return [_suggestion({name: max(float(mean[i]), DARKEST) for name, i in column.items()}) for mean in means]
+    return [_suggestion({name: max(float(mean[i]), DARKEST) for name, i in column.items()}, hazy) for mean in means]
 
 
-def _suggestion(spectrum: Mapping[str, float]) -> Suggestion:
+def _suggestion(spectrum: Mapping[str, float], hazy: bool) -> Suggestion:
     """The suggestion for a spectrum, common name -> reflectance."""
     figures = _figures(spectrum)
-    # B10 is in top-of-atmosphere products only; their haze makes soil look built-up
-    scores = _scores(figures, hazy="cirrus" in spectrum)
+    scores = _scores(figures, hazy)
     ranked = sorted(scores, key=lambda name: -scores[name])
     best, second = scores[ranked[0]], scores[ranked[1]]
     evidence = ", ".join(f"{name} {value:.2f}" for name, value in figures.items())
@@ -123,10 +126,10 @@ def _scores(figures: Mapping[str, float], hazy: bool) -> dict[str, float]:
     wet = _rise(wetness, -0.1, 0.15)
     # in the dark, water with plants or on the shore and shadow of anything lie between the two
     dark = min(_fall(visible, 0.05, 0.09), _fall(nir, 0.08, 0.15), _fall(ndvi, 0.45, 0.65))
-    dark_water = _rise(wetness, -0.6, 0.1)
+    dark_water = _rise(wetness, -0.6, 0.3)
     lit = _rise(nir, 0.08, 0.15)
     bare = min(_fall(ndvi, 0.18, 0.28), lit, 1 - wet)
-    built = 0.5 if hazy else _built_share(mndwi, slope)
+    built = UNDECIDED if hazy else _built_share(mndwi, slope)
     flat = 1.0 if slope is None else _fall(slope, 1.18, 1.43)
     # without SWIR nothing tells snow from cloud
     snow, cloud = (1.0, 1.0) if mndwi is None else (_rise(mndwi, 0.2, 0.4), _fall(mndwi, 0.1, 0.3))
@@ -134,23 +137,24 @@ def _scores(figures: Mapping[str, float], hazy: bool) -> dict[str, float]:
         WATER: max(min(wet, _fall(nir, 0.12, 0.2)), min(dark, dark_water)),
         DENSE: min(_rise(ndvi, 0.5, 0.65), lit),
         SPARSE: min(_rise(ndvi, 0.18, 0.28), _fall(ndvi, 0.5, 0.65), lit),
-        SOIL: min(bare, 1 - built),
+        # soil is the likelier of the two wherever the figures leave it open
+        SOIL: min(bare, _fall(built, 0.4, 1.4)),
         BUILT_UP: min(bare, built, _fall(visible, 0.3, 0.45)),
         SNOW: min(_rise(visible, 0.3, 0.45), snow, flat),
         SHADOW: min(dark, 1 - dark_water),
-        CLOUD: min(_rise(visible, 0.25, 0.4), cloud, flat, _fall(ndvi, 0.18, 0.28)),
+        CLOUD: min(_rise(visible, 0.18, 0.32), cloud, flat, _fall(ndvi, 0.18, 0.28)),
     }
 
 
 def _built_share(mndwi: float | None, slope: float | None) -> float:
-    """How much bare ground looks built-up rather than soil; 0.5 where no band can tell.
+    """How much bare ground looks built-up rather than soil.
 
     The middles (red / blue 1.7, MNDWI -0.38) part the pixels that WorldCover calls built-up from its bare, grass and crop pixels, all with
     NDVI below 0.25, in labelled 30 m chips: medians 1.60 and -0.32 against 1.9 to 2.8 and -0.38 to -0.52.
     """
     shares = []
     if slope is not None:
-        shares.append(_fall(slope, 1.5, 1.9))
+        shares.append(_fall(slope, 1.4, 2.0))
     if mndwi is not None:
-        shares.append(_rise(mndwi, -0.5, -0.26))
-    return sum(shares) / len(shares) if shares else 0.5
+        shares.append(_rise(mndwi, -0.56, -0.2))
+    return sum(shares) / len(shares) if shares else UNDECIDED

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Callable, Sequence
 
+import numpy as np
 from osgeo import gdal, ogr, osr
 
 from .crs import quiet_gdal, spatial_reference
@@ -26,26 +27,32 @@ class _GeoPackage:
     def __init__(self, path: str) -> None:
         self.path = path
         self._dataset = _try(lambda: gdal.GetDriverByName("GPKG").Create(path, 0, 0, 0, gdal.GDT_Unknown), path)
+        # one transaction: a commit for each polygon writes gigabytes
+        self._dataset.StartTransaction()
 
     def add_layer(self, name: str, crs: str, kind: int, options: Sequence[str]) -> ogr.Layer:
         """A new layer; empty CRS: none."""
         reference: osr.SpatialReference | None = spatial_reference(crs) if crs else None
-        return self._dataset.CreateLayer(name, reference, kind, options=list(options))
+        return _try(partial(self._dataset.CreateLayer, name, reference, kind, options=list(options)), self.path)
 
     def __enter__(self) -> _GeoPackage:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if kind is None:
+            _try(self._dataset.CommitTransaction, self.path)
             _try(self._dataset.FlushCache, self.path)
+        else:
+            # not rolled back: the driver would miss its tables when it closes
+            self._dataset.CommitTransaction()
         self._dataset = None
 
 
 def sieve(source: str, target: str, min_px: int, progress: Progress) -> None:
-    """Write a copy of a class raster in which pieces of less than `min_px` pixels have gone to their largest neighbour.
+    """Write a copy of a class raster in which most pieces of less than `min_px` pixels have gone to their largest neighbour.
 
-    In passes from small to large, because GDAL's sieve leaves a piece whose neighbours are all small as it is. Pixels touch by their sides;
-    nodata neither gives nor takes.
+    In passes from small to large, because GDAL's sieve leaves a piece whose neighbours are all smaller than the limit; some are left even
+    so. Pixels touch by their sides; nodata neither gives nor takes.
 
     Raises:
         EngineError: a file cannot be read or written.
@@ -65,6 +72,16 @@ def sieve(source: str, target: str, min_px: int, progress: Progress) -> None:
         _try(copied.FlushCache, target)
 
 
+def layers_in(path: str) -> list[str]:
+    """Names of the layers of a GeoPackage; none where there is no such file."""
+    with quiet_gdal():
+        try:
+            source = gdal.OpenEx(path, gdal.OF_VECTOR | gdal.OF_RASTER, allowed_drivers=["GPKG"])
+        except RuntimeError:
+            source = None
+        return [source.GetLayer(i).GetName() for i in range(source.GetLayerCount())] if source is not None else []
+
+
 def trace(raster: str, parts: str, progress: Progress) -> None:
     """Write one polygon for each piece of a class raster into a GeoPackage `parts`, with its code.
 
@@ -75,32 +92,42 @@ def trace(raster: str, parts: str, progress: Progress) -> None:
         dataset = open_dataset(raster)
         band = dataset.GetRasterBand(1)
         with _GeoPackage(parts) as target:
-            layer = target.add_layer("parts", str(dataset.GetProjection() or ""), ogr.wkbPolygon, ["SPATIAL_INDEX=NO"])
+            layer = target.add_layer(
+                "parts", str(dataset.GetProjection() or ""), ogr.wkbPolygon, ["SPATIAL_INDEX=NO", "GEOMETRY_NAME=geom"]
+            )
             layer.CreateField(ogr.FieldDefn(CODE, ogr.OFTInteger))
             _try(partial(gdal.Polygonize, band, band.GetMaskBand(), layer, 0, [], _callback(progress)), parts, progress)
 
 
-def drop_small(parts: str, raster: str, grid: Grid, min_px: int) -> int:
-    """Remove polygons of less than `min_px` pixels, which have no neighbour to go to, from parts and raster; returns how many."""
+def pieces(parts: str, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """Codes and numbers of pixels of the polygons of `parts`, both (n,), in the order of their ids (1 to n)."""
+    width, height = grid.pixel_size
     with quiet_gdal():
-        source = gdal.OpenEx(parts, gdal.OF_VECTOR | gdal.OF_UPDATE)
-        layer = source.GetLayer(0)
-        width, height = grid.pixel_size
-        small = ogr.GetDriverByName("Memory").CreateDataSource("small")
-        taken = small.CreateLayer("small", layer.GetSpatialRef(), ogr.wkbPolygon)
-        numbers = []
-        for feature in layer:
-            if round(feature.GetGeometryRef().GetArea() / (width * height)) < min_px:
-                taken.CreateFeature(_feature(taken, feature.GetGeometryRef()))
-                numbers.append(feature.GetFID())
-        for number in numbers:
-            layer.DeleteFeature(number)
-        if numbers:
-            pixels = gdal.OpenEx(raster, gdal.OF_RASTER | gdal.OF_UPDATE)
-            _try(lambda: gdal.RasterizeLayer(pixels, [1], taken, burn_values=[0]), raster)
-            _try(pixels.FlushCache, raster)
-        _try(source.FlushCache, parts)
-    return len(numbers)
+        source = gdal.OpenEx(parts, gdal.OF_VECTOR)
+        found = [(each.GetField(CODE), each.GetGeometryRef().GetArea()) for each in source.GetLayer(0)]
+    codes, areas = (np.array(column) for column in zip(*found)) if found else (np.zeros(0), np.zeros(0))
+    return codes.astype(np.int64), np.rint(areas / (width * height)).astype(np.int64)
+
+
+def burn_ids(parts: str, raster: str, target: str, progress: Progress) -> None:
+    """Write a raster like `raster` with the id of the polygon at each pixel; 0 where there is none.
+
+    Raises:
+        EngineError, Cancelled: as sieve.
+    """
+    with quiet_gdal():
+        model = open_dataset(raster)
+        source = gdal.OpenEx(parts, gdal.OF_VECTOR)
+        driver, options = gdal.GetDriverByName("GTiff"), [*TILED, "COMPRESS=LZW"]
+        size = model.RasterXSize, model.RasterYSize
+        ids = _try(partial(driver.Create, target, *size, 1, gdal.GDT_Int32, options), target)
+        ids.SetGeoTransform(model.GetGeoTransform())
+        ids.SetProjection(model.GetProjection())
+        numbered = source.ExecuteSQL("SELECT geom, CAST(fid AS INTEGER) + 0 AS number FROM parts")
+        burn = partial(gdal.RasterizeLayer, ids, [1], numbered, options=["ATTRIBUTE=number"], callback=_callback(progress))
+        _try(burn, target, progress)
+        source.ReleaseResultSet(numbered)
+        _try(ids.FlushCache, target)
 
 
 def write_dissolved(
