@@ -1,5 +1,6 @@
 """The Processing algorithms; each translates parameters to the engine and back."""
 
+from .alignrasters import AlignRasters
 from .applyclusters import ApplyClusters
 from .bandstack import BandStack
 from .classareas import ClassAreas
@@ -9,4 +10,4 @@ from .spectralindices import SpectralIndices
 from .stacfetch import StacFetch
 from .stacsearch import StacSearch
 
-ALGORITHMS = (StacSearch, StacFetch, BandStack, SpectralIndices, ClusterSelection, ClusterRaster, ApplyClusters, ClassAreas)
+ALGORITHMS = (StacSearch, StacFetch, BandStack, SpectralIndices, ClusterSelection, ClusterRaster, ApplyClusters, ClassAreas, AlignRasters)

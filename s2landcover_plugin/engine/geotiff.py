@@ -30,7 +30,8 @@ class OutputBand:
     common_name: str = ""
     wavelength_um: float | None = None
     scale: float | None = None
-    """Written as GDAL scale where given: physical value = stored value x scale."""
+    """Written as GDAL scale where given: physical value = stored value x scale + offset."""
+    offset: float = 0.0
 
 
 class RasterWriter:
@@ -119,7 +120,7 @@ def _describe_band(target: gdal.Band, band: OutputBand) -> None:
     target.SetNoDataValue(band.nodata)
     if band.scale is not None:
         target.SetScale(band.scale)
-        target.SetOffset(0.0)
+        target.SetOffset(band.offset)
     facts = {"COMMON_NAME": band.common_name}
     if band.wavelength_um is not None:
         facts |= {"WAVELENGTH": f"{band.wavelength_um:g}", "WAVELENGTH_UNITS": "Micrometers"}

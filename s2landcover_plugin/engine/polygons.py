@@ -162,7 +162,8 @@ def merge_small(codes: np.ndarray, pixels: np.ndarray, neighbours: np.ndarray, m
     size = [0, *pixels.tolist()]
     code = [0, *codes.tolist()]
     around: dict[int, set[int]] = {}
-    for a, b in neighbours.tolist():
+    pairs: list[tuple[int, int]] = [(int(a), int(b)) for a, b in neighbours]
+    for a, b in pairs:
         around.setdefault(a, set()).add(b)
         around.setdefault(b, set()).add(a)
 

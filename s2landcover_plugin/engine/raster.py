@@ -181,10 +181,12 @@ class RasterReader:
         grid: Grid | None = None,
         resampling: str = "nearest",
         nodata: float | None = None,
+        geotransform: Sequence[float] | None = None,
     ) -> None:
         """
         Args:
             info: the file, from `describe`.
+            geotransform: where the file really lies, if not where it says; it may be rotated.
             indexes: 1-based bands to read, all if None.
             grid: target grid, the file's own if None.
             resampling: GDAL's name (`nearest`, `bilinear`, `cubic`, `average`); used only where pixels do not coincide.
@@ -199,7 +201,9 @@ class RasterReader:
         self.resampling = resampling
         self._nodata = tuple(nodata if band.nodata is None else band.nodata for band in self.bands)
         self._has_mask = info.has_mask
-        self._offset = self.grid.offset_in(info.grid) if same_crs(self.grid.crs, info.grid.crs) else None
+        self._moved = tuple(geotransform) if geotransform is not None else None
+        coincides = self._moved is None and same_crs(self.grid.crs, info.grid.crs)
+        self._offset = self.grid.offset_in(info.grid) if coincides else None
         self._file_grid = info.grid
         self._open = threading.local()
 
@@ -278,7 +282,7 @@ class RasterReader:
     def _warp(self) -> gdal.Dataset:
         """A VRT of the bands on the target grid, with an alpha band behind them that tells where there is data."""
         source = self._dataset()
-        if not self.grid.crs or not source.GetProjection():
+        if bool(self.grid.crs) != bool(source.GetProjection()) or not self.grid.crs and self._moved is None:
             raise EngineError("The raster has no coordinate reference system and lies on another grid", self.path, "assign its CRS first")
         stated = [n is not None for n in self._nodata]
         values = " ".join("nan" if n is None and self.dtype.kind == "f" else str(0 if n is None else n) for n in self._nodata)
@@ -287,11 +291,13 @@ class RasterReader:
             gdal.ErrorReset()
             try:
                 chosen = gdal.Translate("", source, format="VRT", bandList=list(self.indexes))
+                if self._moved is not None:
+                    chosen.SetGeoTransform(self._moved)
                 warped = gdal.Warp(
                     "",
                     chosen,
                     format="VRT",
-                    dstSRS=self.grid.crs,
+                    dstSRS=self.grid.crs or None,
                     outputBounds=self.grid.bounds,
                     width=self.grid.width,
                     height=self.grid.height,
