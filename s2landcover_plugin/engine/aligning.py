@@ -72,7 +72,7 @@ def run_alignment(reference: str, image: str, outputs: AlignOutputs, options: Al
         with RasterWriter(path, grid, bands, metadata=_provenance(first, second, alignment, options), legend=legend) as writer:
             run_blocks(reader, Copy(bands), [writer, *([tally] if tally else [])], progress=progress.part(0.4, 1))
         if tally:
-            pixels, hectares = (column[[each.code for each in legend]].tolist() for column in (tally.pixels, tally.hectares))
+            pixels, hectares = [int(tally.pixels[each.code]) for each in legend], [float(tally.hectares[each.code]) for each in legend]
             write_class_table(path, legend, pixels, hectares)
             files.write_sidecar(outputs.raster, STYLE_SUFFIX, qml(legend))
         if outputs.table:

@@ -218,9 +218,9 @@ def _pixels(reader: StackedReader, window: Window, margin: int, n_bands: int) ->
     """Numbers (bands, side, side) of a window with its margin, and where they can be used: valid, and no cloud or shadow."""
     block = read_block(reader, window, margin)
     data, valid = np.asarray(block.data), block.valid
-    use = valid[:n_bands].all(axis=0)
+    use: np.ndarray = np.asarray(valid[:n_bands].all(axis=0))
     if len(data) > n_bands:
-        use &= valid[n_bands] & ~np.isin(data[n_bands], sentinel2.UNUSABLE_CLASSES)
+        use = use & valid[n_bands] & ~np.isin(data[n_bands], sentinel2.UNUSABLE_CLASSES)
     return data[:n_bands], use
 
 
