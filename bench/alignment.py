@@ -8,6 +8,7 @@ only where it trusts the result; `trusted` tells how often.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import tempfile
 import time
@@ -57,12 +58,32 @@ def plugin(first: str, second: str) -> tuple[Shift, bool]:
 
 def phase_correlation(first: str, second: str) -> tuple[Shift, bool]:
     """OpenCV's on the near infrared band, Hann window."""
-    a, b = (gdal.Open(path).GetRasterBand(4).ReadAsArray().astype(np.float32) for path in (first, second))
+    a, b = (gdal.Open(path).ReadAsArray()[3].astype(np.float32) for path in (first, second))
     return tuple(cv2.phaseCorrelate(a, b, cv2.createHanningWindow(a.shape[::-1], cv2.CV_32F))[0]), True
+
+
+def _like_newer_gdal() -> None:
+    """What AROSICS uses of GDAL 3.8 and GDAL 3.6 lacks: datasets and settings as context managers."""
+    if not hasattr(gdal.Dataset, "__enter__"):
+        gdal.Dataset.__enter__ = lambda dataset: dataset
+        gdal.Dataset.__exit__ = lambda dataset, *_: None
+    if not hasattr(gdal, "config_options"):
+
+        @contextlib.contextmanager
+        def config_options(options: dict[str, str | None], thread_local: bool = True) -> Iterator[None]:
+            before = {name: gdal.GetConfigOption(name) for name in options}
+            for name, value in options.items():
+                gdal.SetConfigOption(name, None if value is None else str(value))
+            yield
+            for name, value in before.items():
+                gdal.SetConfigOption(name, value)
+
+        gdal.config_options = config_options
 
 
 def arosics(local: bool) -> Callable[[str, str], tuple[Shift, bool]]:
     """AROSICS with its defaults on the near infrared band; its sign is turned to that of the displacement."""
+    _like_newer_gdal()
     from arosics import COREG, COREG_LOCAL
 
     def run(first: str, second: str) -> tuple[Shift, bool]:

@@ -1,0 +1,131 @@
+"""Iteratively reweighted multivariate alteration detection (IR-MAD): change between two dates that gains and offsets cannot fake.
+
+Nielsen 2007, IEEE Transactions on Image Processing 16: canonical variates of both dates are subtracted; pixels that look unchanged count
+more in the next round. Weights that fall with the distance make variances too small, so that unchanged pixels would look changed more and
+more; they are corrected by the share that is lost where nothing changed, as for any estimate from trimmed data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .errors import EngineError
+from .packages import require
+
+MAX_ROUNDS = 100
+STOP = 1e-4
+"""Largest change of a canonical correlation between two rounds at which they end."""
+LEAST_PIXELS = 50
+"""Pixels for each band that a fit needs."""
+LEAST_VARIANCE = 1e-9
+"""Of a variate; perfect correlations would divide by zero."""
+
+
+@dataclass(frozen=True)
+class IrMad:
+    """Fitted canonical variates of two dates.
+
+    Attributes:
+        before_mean, after_mean: (n,).
+        before, after: (n, n) columns are the weights of the variates, in the order of rising correlation.
+        correlations: (n,) canonical correlations, rising.
+        consistency: share of the variance of unchanged pixels that their weights leave; 1 without weights.
+        rounds: how many it took.
+        converged: whether the correlations had come to rest.
+    """
+
+    before_mean: np.ndarray
+    after_mean: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+    correlations: np.ndarray
+    consistency: float
+    rounds: int
+    converged: bool
+
+    def chi_square(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        """Sum of the squared standardized MAD variates of n_px pixels, (n_px,).
+
+        Where nothing changed it follows a chi-square distribution with as many degrees of freedom as there are bands.
+
+        Args:
+            before, after: (n, n_px).
+        """
+        variates = self.before.T @ (before - self.before_mean[:, None]) - self.after.T @ (after - self.after_mean[:, None])
+        variance = np.maximum(2 * (1 - self.correlations) / self.consistency, LEAST_VARIANCE)
+        return np.asarray((variates**2 / variance[:, None]).sum(axis=0))
+
+    def no_change(self, chi_square: np.ndarray) -> np.ndarray:
+        """Probability of a chi-square at least as large where nothing changed, 0 to 1."""
+        return np.asarray(require("scipy.special").chdtrc(len(self.correlations), chi_square))
+
+
+def fit_irmad(before: np.ndarray, after: np.ndarray, where: str) -> IrMad:
+    """Fit IR-MAD to a sample.
+
+    Args:
+        before, after: (n_px, n) the same pixels and bands of both dates, any scale.
+        where: the rasters, for messages.
+
+    Raises:
+        EngineError: there are too few pixels, or a band is constant or a combination of others.
+    """
+    n_px, n = before.shape
+    if n_px < LEAST_PIXELS * n:
+        raise EngineError(f"There are only {n_px} pixels to compare {n} bands with", where, "use a larger area, or fewer bands")
+    weights = np.ones(n_px)
+    last = np.full(n, np.inf)
+    kept = 1.0
+    for number in range(1, MAX_ROUNDS + 1):
+        found = replace(_variates(before, after, weights, where), consistency=kept, rounds=number)
+        if np.abs(found.correlations - last).max() < STOP:
+            return found
+        last = found.correlations
+        weights = found.no_change(found.chi_square(before.T, after.T))
+        kept = kept_variance(n)
+        # all pixels changed: nothing is left to compare with
+        if weights.sum() < LEAST_PIXELS * n:
+            return found
+    return replace(found, converged=False)
+
+
+def kept_variance(n: int) -> float:
+    """Variance of n independent standard normal variates whose sum of squares Z weighs P(chi-square > Z).
+
+    E[w Z] / (n E[w]) with E[w] = 1/2; 2 E[w Z] is the mean of the smaller of two chi-squares, the integral of P(chi-square > z)^2.
+    """
+    z = np.linspace(0, n + 60 * np.sqrt(n) + 60, 200_001)
+    tail = require("scipy.special").chdtrc(n, z) ** 2
+    return float(((tail[1:] + tail[:-1]) / 2).sum() * (z[1] - z[0]) / n)
+
+
+def _variates(before: np.ndarray, after: np.ndarray, weights: np.ndarray, where: str) -> IrMad:
+    """Canonical variates of weighted pixels (Hotelling 1936, Biometrika 28), by Cholesky factors and a singular value decomposition."""
+    total = weights.sum()
+    means = [(weights @ values) / total for values in (before, after)]
+    first, second = before - means[0], after - means[1]
+    weighted_first, weighted_second = first * weights[:, None], second * weights[:, None]
+    own = [_whitening(weighted.T @ centred / total, where) for weighted, centred in ((weighted_first, first), (weighted_second, second))]
+    common = own[0].T @ (weighted_first.T @ second / total) @ own[1]
+    left, correlations, right = np.linalg.svd(common)
+    order = np.argsort(correlations)
+    correlations = np.clip(correlations[order], 0.0, 1.0)
+    return IrMad(means[0], means[1], own[0] @ left[:, order], own[1] @ right.T[:, order], correlations, 1.0, 1, True)
+
+
+def _whitening(covariance: np.ndarray, where: str) -> np.ndarray:
+    """W (n, n) with W^T covariance W = identity.
+
+    Raises:
+        EngineError: a band is constant or a combination of others.
+    """
+    spread = np.sqrt(np.diag(covariance))
+    # standardized first: whether a matrix is singular must not depend on units
+    scale = np.where(spread > 0, spread, 1.0)
+    correlation = covariance / np.outer(scale, scale)
+    if not (spread > 0).all() or np.linalg.eigvalsh(correlation).min() < 1e-10:
+        raise EngineError("A band is constant, or a combination of other bands", where, "leave that band out")
+    lower = np.linalg.cholesky(correlation)
+    return np.asarray(np.linalg.inv(lower).T / scale[:, None])
