@@ -1,0 +1,246 @@
+"""Change between two dates: features of both, what is left out, and the methods that decide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Mapping, Sequence
+
+import numpy as np
+
+from . import sentinel2
+from .errors import EngineError
+from .features import Feature
+from .fitting import FITS
+from .irmad import IrMad, fit_irmad
+from .legend import LegendClass
+from .models import ClusterModel, scatter
+from .radiometry import ReflectanceScale
+
+METHODS = ("ndvi-drop", "kmeans", "gmm", "irmad")
+USED, NO_DATA, CLOUD, WATER, SNOW, SHADOW = range(6)
+REASONS = ("used", "no data", "cloud or its shadow", "water", "snow or ice", "dark shadow")
+"""Why a pixel is left out, by code."""
+DIFFERENCES = ("NDVI_DROP", "BSI_RISE")
+SURE = 0.001
+"""Probability of no change below which IR-MAD calls a pixel changed."""
+CLUSTER_DROP = 0.5
+"""Share of the NDVI threshold that the mean of the cluster that means change has fallen by at least."""
+MAD_DROP = 0.75
+"""Share of the NDVI threshold that a pixel has fallen by at least where IR-MAD sees a change: growth and ripening are changes too."""
+
+
+@dataclass(frozen=True)
+class DatePlanes:
+    """Where the bands of one date are in a stack of planes.
+
+    Attributes:
+        planes: common name -> plane; red and nir at least.
+        scales: of the same bands: reflectance = stored x scale + offset.
+        scl: plane of the scene classification, or None.
+    """
+
+    planes: Mapping[str, int]
+    scales: Mapping[str, ReflectanceScale]
+    scl: int | None = None
+
+    def reflectance(self, stored: np.ndarray, name: str) -> np.ndarray:
+        """(n,) reflectance of a band from stored planes (planes, n)."""
+        scale = self.scales[name]
+        return np.asarray(stored[self.planes[name]].astype(np.float64) * scale.scale + scale.offset)
+
+
+class PairSpace:
+    """Features of pixels of two dates. Can be sent to another process.
+
+    NDVI of both dates and its drop; where both dates have blue and SWIR, also BSI (Rikimaru et al. 2002) of both dates and its rise.
+    """
+
+    def __init__(self, before: DatePlanes, after: DatePlanes, *, exclude_water: bool = True) -> None:
+        self.dates = (before, after)
+        self.exclude_water = exclude_water
+        bare = all("blue" in date.planes and "swir16" in date.planes for date in self.dates)
+        self.names = ("NDVI_BEFORE", "NDVI_AFTER", "NDVI_DROP", *(("BSI_BEFORE", "BSI_AFTER", "BSI_RISE") if bare else ()))
+        self.common = tuple(name for name in before.planes if name in after.planes)
+
+    def values(self, stored: np.ndarray) -> np.ndarray:
+        """(features, n) of stored planes (planes, n); NaN where a pixel is left out or an index is not defined."""
+        features = self.features(stored)
+        features[:, self.left_out(stored) != USED] = np.nan
+        return features
+
+    def features(self, stored: np.ndarray) -> np.ndarray:
+        """(features, n) of stored planes, whether left out or not."""
+        ndvi = [_ndvi(date, stored) for date in self.dates]
+        rows = [ndvi[0], ndvi[1], ndvi[0] - ndvi[1]]
+        if len(self.names) > 3:
+            bare = [_bsi(date, stored) for date in self.dates]
+            rows += [bare[0], bare[1], bare[1] - bare[0]]
+        return np.stack(rows)
+
+    def reflectances(self, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(bands, n) reflectance of the bands that both dates have, for each date."""
+        first, second = (np.stack([date.reflectance(stored, name) for name in self.common]) for date in self.dates)
+        return first, second
+
+    def left_out(self, stored: np.ndarray) -> np.ndarray:
+        """(n,) uint8, why a pixel is left out (position in REASONS); of several reasons the first, of the dates either."""
+        codes = np.zeros(stored.shape[1], np.uint8)
+        for date in reversed(self.dates):
+            for code, hit in reversed(list(_reasons(date, stored).items())):
+                if code != WATER or self.exclude_water:
+                    codes[hit] = code
+        return codes
+
+
+def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    total = a + b
+    return np.asarray(np.divide(a - b, total, out=np.full(total.shape, np.nan), where=total != 0))
+
+
+def _ndvi(date: DatePlanes, stored: np.ndarray) -> np.ndarray:
+    return _difference(date.reflectance(stored, "nir"), date.reflectance(stored, "red"))
+
+
+def _bsi(date: DatePlanes, stored: np.ndarray) -> np.ndarray:
+    blue, red, nir, swir = (date.reflectance(stored, name) for name in ("blue", "red", "nir", "swir16"))
+    return _difference(swir + red, nir + blue)
+
+
+def _reasons(date: DatePlanes, stored: np.ndarray) -> dict[int, np.ndarray]:
+    """Reason -> where it holds (n,), in the order of weight.
+
+    By the scene classification where there is one; muddy water, which it takes for soil, by indices too. Without it clouds are bright and
+    white, snow is bright with an NDSI of 0.4 or more (Hall et al. 1995), shadow is dark in the near infrared too.
+    """
+    red, nir = date.reflectance(stored, "red"), date.reflectance(stored, "nir")
+    green = date.reflectance(stored, "green") if "green" in date.planes else None
+    swir = date.reflectance(stored, "swir16") if "swir16" in date.planes else None
+    blue = date.reflectance(stored, "blue") if "blue" in date.planes else None
+    # MNDWI (Xu 2006) where it can be had: mud brightens the near infrared, not SWIR
+    nothing: np.ndarray = np.zeros(len(red), bool)
+    wet = nothing if green is None else (_difference(green, nir if swir is None else swir) > 0) & (nir < 0.2)
+    if date.scl is not None:
+        classes = stored[date.scl]
+        return {
+            NO_DATA: np.isin(classes, (0, 1)),
+            CLOUD: np.isin(classes, sentinel2.CLOUD_CLASSES),
+            WATER: (classes == 6) | wet,
+            SNOW: classes == 11,
+        }
+    white, snow = nothing, nothing
+    if blue is not None:
+        white = (blue > 0.25) & (red < 1.3 * blue)
+    if green is not None and swir is not None:
+        snow = (_difference(green, swir) >= 0.4) & (green > 0.35)
+    dark = (red < 0.03) & (nir < 0.08)
+    return {CLOUD: white & ~snow, WATER: wet & ~snow, SNOW: snow, SHADOW: dark & ~wet}
+
+
+@dataclass(frozen=True)
+class ChangeRule:
+    """How a method decides, fitted to a sample.
+
+    Attributes:
+        method: one of METHODS.
+        sentence: the rule in words, with its figures.
+        least_drop: fall of NDVI of a pixel (`ndvi-drop`, `irmad`) or of the mean of its cluster (`kmeans`, `gmm`) at least.
+        clusters: of `kmeans` and `gmm`.
+        changed: number of the cluster that means change; None if none does.
+        mad: of `irmad`.
+    """
+
+    method: str
+    sentence: str
+    least_drop: float
+    clusters: ClusterModel | None = None
+    changed: int | None = None
+    mad: IrMad | None = None
+
+    def decide(self, space: PairSpace, stored: np.ndarray, features: np.ndarray) -> np.ndarray:
+        """(n,) bool, whether pixels changed.
+
+        Args:
+            stored: (planes, n).
+            features: (features, n) of the same pixels, without NaN.
+        """
+        drop = features[2]
+        if self.mad is not None:
+            probability = self.mad.no_change(self.mad.chi_square(*space.reflectances(stored)))
+            return np.asarray((probability < SURE) & (drop >= self.least_drop))
+        if self.clusters is not None:
+            if self.changed is None:
+                return np.zeros(features.shape[1], bool)
+            return np.asarray(self.clusters.judge(self.clusters.scaled(features)).cluster == self.changed)
+        return np.asarray(drop > self.least_drop)
+
+
+def fit_rule(method: str, space: PairSpace, sample: np.ndarray, stored: np.ndarray, options: ChangeFit, where: str) -> ChangeRule:
+    """Fit a method to a sample.
+
+    Args:
+        sample: (n, features) without NaN.
+        stored: (planes, n) of the same pixels.
+        where: the rasters, for messages.
+
+    Raises:
+        EngineError: there are too few different pixels for it.
+    """
+    if method == "ndvi-drop":
+        return ChangeRule(method, f"NDVI fell by more than {options.ndvi_drop:g}.", options.ndvi_drop)
+    if method == "irmad":
+        first, second = space.reflectances(stored)
+        mad, least = fit_irmad(first.T, second.T, where), MAD_DROP * options.ndvi_drop
+        figures = ", ".join(f"{value:.3f}" for value in mad.correlations)
+        sentence = (
+            f"IR-MAD of {', '.join(space.common)}: probability of no change below {SURE:g}, and NDVI fell by at least {least:g}. "
+            f"Canonical correlations {figures} after {mad.rounds} rounds{'' if mad.converged else ' (not at rest)'}."
+        )
+        return ChangeRule(method, sentence, least, mad=mad)
+    return _cluster_rule(method, space.names, sample, options, where)
+
+
+@dataclass(frozen=True)
+class ChangeFit:
+    """What the methods need to know."""
+
+    n_clusters: int = 2
+    ndvi_drop: float = 0.2
+    seed: int = 0
+
+
+def _cluster_rule(method: str, names: Sequence[str], sample: np.ndarray, options: ChangeFit, where: str) -> ChangeRule:
+    """k-means or a mixture on scaled features, and which of its clusters is the change.
+
+    Differences are measured in units of what they are where nothing changes (1.4826 x median absolute deviation), the states of both dates
+    in standard deviations: or two clusters would be forest and field.
+    """
+    least_drop = CLUSTER_DROP * options.ndvi_drop
+    shift = np.median(sample, axis=0)
+    robust = 1.4826 * np.median(np.abs(sample - shift), axis=0)
+    spread = np.where([name in DIFFERENCES for name in names], robust, sample.std(axis=0))
+    spread = np.where(spread > 1e-6, spread, 1.0)
+    scaled = (sample - shift) / spread
+    fit = FITS[method](scaled, options.n_clusters, options.seed, where)
+    means = fit.centers * spread + shift
+    weights, covariances = scatter(scaled, fit.centers) if fit.mixture is None else fit.mixture
+    features = tuple(Feature(name) for name in names)
+    legend = tuple(LegendClass(number, f"Cluster {number}", (0, 0, 0)) for number in range(1, len(means) + 1))
+    model = ClusterModel(features, means, shift, spread, "robust", legend, weights, covariances, method)
+    drops = means[:, list(names).index("NDVI_DROP")]
+    best = int(drops.argmax())
+    changed = best if drops[best] >= least_drop else None
+    figures = ", ".join(f"{drop:.2f}" for drop in drops)
+    outcome = f"cluster {best + 1} is the change" if changed is not None else "none is the change"
+    sentence = f"The cluster whose mean NDVI fell most, by at least {least_drop:g} (falls: {figures}): {outcome}."
+    return ChangeRule(method, sentence, least_drop, clusters=model, changed=changed)
+
+
+def check_methods(methods: Sequence[str]) -> None:
+    """Refuse unknown methods, and none.
+
+    Raises:
+        EngineError: there is one.
+    """
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown or not methods:
+        raise EngineError(f"{', '.join(unknown) or 'No method'} cannot be used", "METHODS", f"choose from {', '.join(METHODS)}")
