@@ -29,9 +29,7 @@ class AlignRasters(Algorithm):
     def define(self):
         self.add_raster("REFERENCE", "Reference", "The raster that lies where it should.")
         self.add_raster("INPUT", "Raster to align", "The raster that is moved; it may have another grid or CRS.")
-        self.add_text(
-            "BAND", "Band to compare (empty: all in common)", "Name or number of a band of both rasters. Empty: up to four bands."
-        )
+        self.add_text("BAND", "Band to compare (empty: near infrared)", "Name or number. Empty: near infrared, or what both have.")
         self.add_options(AlignOptions)
         self.add_output_raster("OUTPUT", "Aligned")
         self.add_output_file("OUTPUT_TABLE", "Patches (CSV)", "csv")

@@ -18,7 +18,7 @@ REACH_PX = 3.0
 WHITENING = 0.7
 """Exponent of the cross-power spectrum's magnitude: 1 is plain phase correlation, which noise at high frequencies drowns."""
 LEAST_PATCHES = 6
-LARGEST_ERROR_PX = 0.025
+LARGEST_ERROR_PX = 0.03
 """Standard error of the displacement anywhere in the image up to which it is trusted: three of them are 0.1 px."""
 LEAST_AGREEING = 0.5
 """Share of the patches that must agree with the motion."""
