@@ -145,6 +145,18 @@ def make_raster(tmp_path):
     return make
 
 
+def put(*path):
+    """A change of a document: the last of `path` is the new value."""
+
+    def change(document):
+        *keys, last, value = path
+        for key in keys:
+            document = document[key]
+        document[last] = value
+
+    return change
+
+
 def read(path):
     """All bands of a raster, (bands, rows, cols), by GDAL."""
     data = gdal.Open(str(path)).ReadAsArray()

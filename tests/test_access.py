@@ -2,83 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import json
 import math
 import shutil
-import ssl
-import subprocess
-import threading
 import time
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
 
-import numpy as np
 import pytest
 from osgeo import gdal
 
 from s2landcover_plugin.engine import access, addresses
 from s2landcover_plugin.engine.credentials import Credentials, known_credentials
-from s2landcover_plugin.engine.crs import Aoi, utm_crs
 from s2landcover_plugin.engine.errors import EngineError
-from s2landcover_plugin.engine.fetch import FetchOptions, run_fetch
 from s2landcover_plugin.engine.http import Connection, Network
 from s2landcover_plugin.engine.stac import SearchOptions, find_scenes
 
-from .conftest import Messages, read, shared_data, write_raster
+from .conftest import Messages, shared_data
 from .fault_server import FaultServer, Reply, SasServer, running, s3_refusal
-from .test_faults import AOI, item, scene  # noqa: F401  (a fixture)
-
-SECRETS = ("hunter2", "SECRETKEY", "sig=", "bearer-", "shh")
-KEYS = {"MYKEY": "SECRETKEY/+abc"}
-
-
-def fetch(address, folder, provider="custom", credentials=None, messages=None, bands=("B04",), **connection):
-    """Fetch, and look for secrets in everything that was said and written."""
-    messages = messages or Messages()
-    search = SearchOptions(catalog=provider, stac_url=address)
-    how = Connection(credentials=credentials or Credentials(), **connection)
-    said = []
-    try:
-        return run_fetch(search, FetchOptions(bands=bands), AOI, str(folder / "o.tif"), str(folder / "o.json"), "", messages.progress, how)
-    except EngineError as err:
-        said = [str(err), repr(err)]
-        raise
-    finally:
-        said += [*messages.infos, *messages.warnings, repr(how), repr(how.credentials)]
-        written = [path.read_bytes().decode("latin-1") for path in folder.iterdir() if path.is_file()]
-        assert not [(secret, text[:200]) for text in (*said, *written) for secret in SECRETS if secret in text]
-
-
-def catalog(server, folder, name="items.json", **assets):
-    """Put an item with these hrefs on the server; its address."""
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(item(**assets)))
-    return f"{server.url}/{name}"
-
-
-@pytest.fixture
-def root(scene, tmp_path):  # noqa: F811
-    """A copy of the scene's folder, and its pixels of B04."""
-    folder = tmp_path / "root"
-    shutil.copytree(scene[0], folder)
-    return folder, scene[1][1]
-
-
-@pytest.fixture
-def out(tmp_path):
-    folder = tmp_path / "out"
-    folder.mkdir()
-    return folder
-
-
-def same(out, expected):
-    np.testing.assert_array_equal(read(out / "o.tif")[0], expected)
-
+from .network import AOI, KEYS, SECRETS, Proxy, catalog, cdse_item, fetch, file_reply, files_over_https, s3_items, same
 
 # Planetary Computer
 
@@ -172,20 +115,6 @@ def test_gdal_is_let_in_by_the_s3_stand_in(root, tmp_path, monkeypatch):
             gdal.SetThreadLocalConfigOption(name, None)
 
 
-def s3_items(root):
-    """Files in a bucket; one with a character that has to be escaped."""
-    bucket = root / "eodata" / "a b"
-    bucket.mkdir(parents=True)
-    for name in ("B03", "B04", "SCL"):
-        shutil.copy(root / f"{name}.tif", bucket / f"{name}.tif")
-    return {name: f"s3://eodata/a b/{name}.tif" for name in ("B03", "B04", "SCL")}
-
-
-def bucket_path(request):
-    """Serve `/eodata/a%20b/…` from the folder of that name."""
-    request.path = request.path.replace("%20", " ")
-
-
 def test_s3_keys_sign_every_request(root, out):
     hrefs = s3_items(root[0])
 
@@ -210,14 +139,6 @@ def test_s3_keys_sign_every_request(root, out):
         assert (out / "o.tif").read_bytes() == before
 
 
-def file_reply(root, request):
-    """A range of a file whose path is percent-encoded."""
-    data = (root / request.path.lstrip("/").replace("%20", " ")).read_bytes()
-    start, stop = (int(n) for n in request.headers["Range"].removeprefix("bytes=").split("-"))
-    stop = min(stop + 1, len(data))
-    return Reply(206, data[start:stop], {"Content-Range": f"bytes {start}-{stop - 1}/{len(data)}"})
-
-
 def test_a_bucket_in_another_region_is_found(root, out):
     hrefs = s3_items(root[0])
 
@@ -234,17 +155,6 @@ def test_a_bucket_in_another_region_is_found(root, out):
         keys = Credentials(s3_key="MYKEY", s3_secret=KEYS["MYKEY"], s3_session="shh", s3=settings)
         fetch(catalog(server, root[0], **hrefs), out, credentials=keys)
     same(out, root[1])
-
-
-def cdse_item(server):
-    """The real item's shape: S3 hrefs, https alternates that need a token."""
-    made = item(**{name: f"s3://eodata/x/{name}.tif" for name in ("B03", "B04", "SCL")})
-    schemes = {"oidc": {"type": "openIdConnect", "openIdConnectUrl": f"{server.url}/realm/.well-known/openid-configuration"}}
-    made["properties"]["auth:schemes"] = {"s3": {"type": "s3"}, **schemes}
-    for key, name in (("green", "B03"), ("red", "B04"), ("scl", "SCL")):
-        https = {"href": f"{server.url}/odata/{name}.tif/$value", "auth:refs": ["oidc"], "storage:refs": []}
-        made["assets"][key].update({"auth:refs": ["s3"], "alternate": {"https": https}})
-    return made
 
 
 class LoginServer:
@@ -432,46 +342,6 @@ def test_a_redirect_does_not_carry_a_signature_to_a_stranger(root, out):
 # proxies and certificates
 
 
-class Proxy(BaseHTTPRequestHandler):
-    """A forward proxy that keeps what passed."""
-
-    protocol_version = "HTTP/1.1"
-    passed: list = []
-
-    def do_GET(self):
-        self.passed.append(self.path)
-        headers = {name: value for name, value in self.headers.items() if name.lower() not in ("host", "proxy-connection", "connection")}
-        with contextlib.suppress(OSError), urlopen(Request(self.path, headers=headers), timeout=10) as reply:
-            body = reply.read()
-            self.send_response(reply.status)
-            for name in ("Content-Range", "ETag"):
-                if reply.headers[name]:
-                    self.send_header(name, reply.headers[name])
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
-
-
-@contextlib.contextmanager
-def serving(handler, wrap=None):
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        if wrap:
-            server.socket = wrap(server.socket)
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield f"127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-
-
-@pytest.fixture
-def proxy():
-    Proxy.passed = []
-    with serving(Proxy) as address:
-        yield address
-
-
 def test_everything_goes_through_the_proxy_but_gdal(root, out, proxy):
     with running(FaultServer(root[0])) as server:
         way = f"http://{proxy}"
@@ -534,29 +404,9 @@ def test_a_proxy_that_is_not_there_is_one_sentence(root, out):
             fetch(f"{server.url}/items.json", out, proxies={"http": "http://me:shh@127.0.0.1:9"})
 
 
-@pytest.fixture
-def certificate(tmp_path):
-    """A certificate of our own for 127.0.0.1: (PEM text, path of certificate and key)."""
-    key, pem = tmp_path / "key.pem", tmp_path / "cert.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(pem), "-days", "2"]
-    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run([*command, *subject], check=True, capture_output=True)
-    return pem.read_text(), pem, key
-
-
 def test_certificates_that_the_user_trusts_are_trusted_and_others_are_not(root, out, certificate):
     text, pem, key = certificate
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pem, key)
-
-    class Files(SimpleHTTPRequestHandler):
-        def __init__(self, *args):
-            super().__init__(*args, directory=str(root[0]))
-
-        def log_message(self, *_):
-            pass
-
-    with serving(Files, lambda plain: context.wrap_socket(plain, server_side=True)) as address:
+    with files_over_https(root[0], pem, key) as address:
         started = time.monotonic()
         with pytest.raises(EngineError, match="CERTIFICATE_VERIFY_FAILED.*certificate"):
             fetch(f"https://{address}/items.json", out)
@@ -607,105 +457,3 @@ def test_a_stac_url_with_a_key_is_not_written(root, out):
 )
 def test_neighbours(first, second, same_house):
     assert addresses.same_house(first, second) == same_house
-
-
-# the antimeridian
-
-FIJI = 4  # km of the area on each side of 180 degrees
-
-
-def antimeridian_items(folder, form):
-    """Two scenes in UTM zones 60 and 1 (south) whose footprints cross 180 degrees; `form` is how the catalog writes that."""
-    items = []
-    for zone, value in ((60, 1111), (1, 2222)):
-        crs = f"EPSG:{32700 + zone}"
-        ((x, y),) = [(round(c[0], -1), round(c[1], -1)) for c in [to_crs(crs, 180.0, -17.0)]]
-        bounds = (x - 10000, y - 10000, x + 10000, y + 10000)
-        data = np.full((1, 2000, 2000), value, np.uint16)
-        path = folder / f"B04_{zone}.tif"
-        write_raster(path, data, epsg=32700 + zone, transform=(bounds[0], 10, 0, bounds[3], 0, -10))
-        ring = Aoi(crs, bounds).lonlat_ring()
-        made = item(B04=str(path))
-        made["assets"] = {"red": made["assets"]["red"]}
-        made["id"] = f"zone{zone}"
-        made["properties"]["grid:code"] = "MGRS-60KXF" if zone == 60 else "MGRS-01KAB"
-        west = [[min(px, 180.0), py] for px, py in ring]
-        east = [[max(px, 180.0) - 360, py] for px, py in ring]
-        made["geometry"] = {
-            "split": {"type": "MultiPolygon", "coordinates": [[[*west, west[0]]], [[*east, east[0]]]]},
-            "beyond 180": {"type": "Polygon", "coordinates": [[list(p) for p in (*ring, ring[0])]]},
-            "jumping": {"type": "Polygon", "coordinates": [[[(px + 180) % 360 - 180, py] for px, py in (*ring, ring[0])]]},
-        }[form]
-        items.append(made)
-    path = folder / "items.json"
-    path.write_text(json.dumps({"type": "FeatureCollection", "features": items}))
-    return path
-
-
-def to_crs(crs, longitude, latitude):
-    from s2landcover_plugin.engine.crs import transform_points
-
-    return transform_points([(longitude, latitude)], "EPSG:4326", crs)[0]
-
-
-@pytest.mark.parametrize("form", ["split", "beyond 180", "jumping"])
-@pytest.mark.parametrize(
-    "aoi",
-    [
-        Aoi("EPSG:4326", (179.99, -17.01, 180.01, -16.99)),
-        Aoi("EPSG:4326", (-180.01, -17.01, -179.99, -16.99)),
-        Aoi("EPSG:4326", center=(180.0, -17.0), size_km=(2, 2)),
-        Aoi("EPSG:4326", center=(-180.0, -17.0), size_km=(2, 2)),
-    ],
-    ids=["east of 180", "west of -180", "centre 180", "centre -180"],
-)
-def test_an_area_across_the_antimeridian_is_whole(tmp_path, out, form, aoi):
-    path = antimeridian_items(tmp_path, form)
-    found = find_scenes(SearchOptions(stac_url=str(path)), aoi, Messages().progress)
-    assert [each.aoi_share for each in found] == pytest.approx([1.0, 1.0])
-    report = run_fetch(
-        SearchOptions(stac_url=str(path)), FetchOptions(bands=("B04",)), aoi, str(out / "o.tif"), "", "", Messages().progress
-    )
-    assert report.valid_share == 1 and 190 <= report.grid.width <= 230 and 190 <= report.grid.height <= 230
-
-
-def test_a_mosaic_across_the_antimeridian_takes_each_zone(tmp_path, out):
-    path = antimeridian_items(tmp_path, "split")
-    document = json.loads(path.read_text())
-    for feature, number in zip(document["features"], (0, 1)):
-        feature["geometry"] = {"type": "Polygon", "coordinates": feature["geometry"]["coordinates"][number]}
-    path.write_text(json.dumps(document))
-    for name, columns in (("B04_60.tif", slice(1000, None)), ("B04_1.tif", slice(0, 1000))):
-        dataset = gdal.Open(str(tmp_path / name), gdal.GA_Update)
-        data = dataset.ReadAsArray()
-        data[:, columns] = 0  # each has pixels on its own side only
-        dataset.GetRasterBand(1).WriteArray(data)
-        del dataset
-    options = FetchOptions(bands=("B04",), selection="mosaic", resampling="nearest")
-    aoi = Aoi("EPSG:4326", center=(180.0, -17.0), size_km=(2, 2))
-    report = run_fetch(SearchOptions(stac_url=str(path)), options, aoi, str(out / "o.tif"), "", "", Messages().progress)
-    data = read(out / "o.tif")[0]
-    assert len(report.choice.scenes) == 2 and report.valid_share > 0.97
-    assert 0.4 < (data == 1111).mean() < 0.6 and 0.4 < (data == 2222).mean() < 0.6
-
-
-def test_wide_areas_find_what_lies_far_from_their_western_edge():
-    def square(longitude):
-        ring = [[longitude - 1, 10], [longitude + 1, 10], [longitude + 1, 12], [longitude - 1, 12], [longitude - 1, 10]]
-        return json.dumps({"type": "Polygon", "coordinates": [ring]})
-
-    for west, east, longitude in ((-20, 170, 165), (-180, 180, 15), (-180, 180, -170), (-180, 180, 175), (100, 250, -170)):
-        aoi = Aoi("EPSG:4326", (west, -60, east, 60))
-        assert aoi.share_inside(square(longitude)) == pytest.approx(4 / ((east - west) * 120))
-    assert Aoi("EPSG:4326", (-200, -90, 200, 90)).lonlat_boxes() == [(-180, -90, 180, 90)]
-    assert Aoi("EPSG:4326", (170, -5, 190, 5)).lonlat_boxes() == [(170, -5, 180, 5), (-180, -5, -170, 5)]
-
-
-def test_zones_at_the_antimeridian():
-    assert [utm_crs(x, 10) for x in (-180.00000000000003, -180, 180, 179.9, -179.9)] == [
-        "EPSG:32660",
-        "EPSG:32601",
-        "EPSG:32601",
-        "EPSG:32660",
-        "EPSG:32601",
-    ]

@@ -26,41 +26,7 @@ from s2landcover_plugin.engine.stac import SearchOptions
 from . import fault_server
 from .conftest import Messages, read, write_raster
 from .fault_server import FaultServer, Reply, SasServer, running, seeded
-
-AOI = Aoi("EPSG:32633", (500400, 5197400, 502600, 5199600))
-BANDS = ("B03", "B04")
-SIDE = 500
-
-
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory):
-    """Two bands and a classification in tiles of 64 pixels, one scene: (folder, pixels of the bands in the AOI)."""
-    folder = tmp_path_factory.mktemp("faults")
-    rng = np.random.default_rng(3)
-    options = ["TILED=YES", "BLOCKXSIZE=64", "BLOCKYSIZE=64", "COMPRESS=DEFLATE"]
-    where = {"transform": (500000, 10, 0, 5200000, 0, -10), "options": options}
-    pixels = {name: rng.integers(1, 4000, (1, SIDE, SIDE)).astype(np.uint16) for name in BANDS}
-    for name, data in pixels.items():
-        write_raster(folder / f"{name}.tif", data, **where)
-    write_raster(folder / "SCL.tif", rng.integers(4, 7, (1, SIDE, SIDE)).astype(np.uint8), **where)
-    (folder / "items.json").write_text(json.dumps({"type": "FeatureCollection", "features": [item()]}))
-    return folder, np.concatenate([data[:, 40:260, 40:260] for data in pixels.values()])
-
-
-def item(**assets):
-    ring = Aoi("EPSG:32633", (500000, 5195000, 505000, 5200000)).lonlat_ring()
-    names = {"B03": "green", "B04": "red", "SCL": "scl"}
-    common = {"type": "image/tiff", "roles": ["data"]}
-    return {
-        "type": "Feature",
-        "stac_version": "1.0.0",
-        "id": "one",
-        "collection": "sentinel-2-l2a",
-        "geometry": {"type": "Polygon", "coordinates": [[list(p) for p in (*ring, ring[0])]]},
-        "properties": {"datetime": "2024-07-01T10:00:31Z", "eo:cloud_cover": 1.0, "earthsearch:boa_offset_applied": True},
-        "links": [],
-        "assets": {key: {"href": assets.get(name, f"{name}.tif"), **common} for name, key in names.items()},
-    }
+from .network import AOI, BANDS, SIDE, item
 
 
 def fetch(address, folder, progress=None, bands=BANDS, connection=None, provider="custom", **options):
@@ -288,7 +254,10 @@ def test_the_time_limit_ends_a_run_whose_server_hangs(scene, tmp_path, monkeypat
 def test_rejected_credentials_are_one_sentence(scene, tmp_path, status):
     folder, _ = scene
     for ending in (".tif", ".json"):
-        refuse = lambda request, ending=ending: Reply(status, b"no") if request.path.endswith(ending) else None  # noqa: E731
+
+        def refuse(request, ending=ending):
+            return Reply(status, b"no") if request.path.endswith(ending) else None
+
         with running(FaultServer(folder, refuse=refuse)) as server:
             with pytest.raises(EngineError, match=f"refuses access \\(HTTP {status}\\).*AUTHCFG"):
                 fetch(f"{server.url}/items.json", tmp_path)

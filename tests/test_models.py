@@ -19,8 +19,8 @@ from s2landcover_plugin.engine.errors import EngineError
 from s2landcover_plugin.engine.model_file import load_model, to_json
 from s2landcover_plugin.engine.progress import Progress
 
-from .conftest import Messages, read, shared_data, write_raster
-from .test_clustering import NAMES, predict_like_sklearn, stack  # noqa: F401  (a fixture)
+from .clusters import NAMES, predict_like_sklearn
+from .conftest import Messages, put, read, shared_data, write_raster
 
 
 def outputs(folder, name="o"):
@@ -40,7 +40,7 @@ def sklearn_mixture(document):
 
 @pytest.mark.parametrize("dtype", ["uint16", "float32"])
 @pytest.mark.parametrize("indices", [(), ("NDVI",)])
-def test_mixture_equals_scikit_learn_in_class_and_probability(stack, tmp_path, dtype, indices):  # noqa: F811
+def test_mixture_equals_scikit_learn_in_class_and_probability(stack, tmp_path, dtype, indices):
     source, planted = stack
     data = read(source)
     if dtype == "float32":
@@ -62,7 +62,7 @@ def test_mixture_equals_scikit_learn_in_class_and_probability(stack, tmp_path, d
         assert len({(a, b) for a, b in zip(planted.ravel(), codes) if b}) == 4
 
 
-def test_mixture_fit_is_scikit_learns(stack, tmp_path):  # noqa: F811
+def test_mixture_fit_is_scikit_learns(stack, tmp_path):
     """The same sample, scaling and start give the same mixture."""
     source, _ = stack
     out = outputs(tmp_path)
@@ -74,7 +74,7 @@ def test_mixture_fit_is_scikit_learns(stack, tmp_path):  # noqa: F811
     assert mixture.score(sample) == pytest.approx(own.score(sample), abs=1e-3)
 
 
-def test_confidence_of_k_means_by_hand(stack, tmp_path):  # noqa: F811
+def test_confidence_of_k_means_by_hand(stack, tmp_path):
     source, _ = stack
     out = outputs(tmp_path)
     run_clustering(source, out, ClusterOptions(n_clusters=4), Progress())
@@ -97,7 +97,7 @@ def test_maps_with_and_without_confidence_are_the_same(t48que, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["kmeans", "gmm"])
-def test_distance_from_one_cluster_is_mahalanobis(stack, tmp_path, method):  # noqa: F811
+def test_distance_from_one_cluster_is_mahalanobis(stack, tmp_path, method):
     source, _ = stack
     out = outputs(tmp_path)
     run_clustering(source, out, ClusterOptions(method=method, n_clusters=1, scaling="none"), Progress())
@@ -110,7 +110,7 @@ def test_distance_from_one_cluster_is_mahalanobis(stack, tmp_path, method):  # n
     np.testing.assert_allclose(distance, np.sqrt(squares), rtol=1e-4)
 
 
-def test_distance_is_that_of_scikit_learns_density(stack, tmp_path):  # noqa: F811
+def test_distance_is_that_of_scikit_learns_density(stack, tmp_path):
     source, _ = stack
     out = outputs(tmp_path)
     run_clustering(source, out, ClusterOptions(method="gmm", n_clusters=4), Progress())
@@ -124,7 +124,7 @@ def test_distance_is_that_of_scikit_learns_density(stack, tmp_path):  # noqa: F8
 
 
 @pytest.mark.parametrize("method", ["kmeans", "gmm"])
-def test_applying_a_model_to_its_own_raster_gives_its_own_map(stack, tmp_path, method, monkeypatch):  # noqa: F811
+def test_applying_a_model_to_its_own_raster_gives_its_own_map(stack, tmp_path, method, monkeypatch):
     source, _ = stack
     out = outputs(tmp_path)
     fitted = run_clustering(source, out, ClusterOptions(method=method, n_clusters=4, indices=("NDVI",)), Progress())
@@ -141,7 +141,7 @@ def test_applying_a_model_to_its_own_raster_gives_its_own_map(stack, tmp_path, m
     assert ((distance == -1) == (read(out.raster)[0] == 0)).all() and distance.max() < 30
 
 
-def test_bands_are_found_by_name_and_missing_ones_are_named(stack, tmp_path):  # noqa: F811
+def test_bands_are_found_by_name_and_missing_ones_are_named(stack, tmp_path):
     source, _ = stack
     out = outputs(tmp_path)
     run_clustering(source, out, ClusterOptions(n_clusters=4), Progress())
@@ -165,7 +165,7 @@ def test_bands_are_found_by_name_and_missing_ones_are_named(stack, tmp_path):  #
     assert list(folder.iterdir()) == []
 
 
-def test_reflectance_and_dn_are_the_same_to_a_model(stack, tmp_path):  # noqa: F811
+def test_reflectance_and_dn_are_the_same_to_a_model(stack, tmp_path):
     source, _ = stack
     out = outputs(tmp_path)
     run_clustering(source, out, ClusterOptions(n_clusters=4), Progress())
@@ -174,7 +174,7 @@ def test_reflectance_and_dn_are_the_same_to_a_model(stack, tmp_path):  # noqa: F
     np.testing.assert_array_equal(read(tmp_path / "a.tif"), read(out.raster))
 
 
-def test_unknown_pixels_get_a_class_of_their_own(stack, tmp_path):  # noqa: F811
+def test_unknown_pixels_get_a_class_of_their_own(stack, tmp_path):
     source, _ = stack
     out = outputs(tmp_path)
     run_clustering(source, out, ClusterOptions(n_clusters=4), Progress())
@@ -216,7 +216,7 @@ def test_a_desert_is_not_trusted_and_the_other_half_of_the_scene_is(t48que, tmp_
 
 
 @pytest.fixture
-def model_file(stack, tmp_path):  # noqa: F811
+def model_file(stack, tmp_path):
     """A mixture's model file, and its document."""
     out = outputs(tmp_path, "m")
     run_clustering(stack[0], out, ClusterOptions(method="gmm", n_clusters=3, indices=("NDVI",)), Progress())
@@ -231,18 +231,6 @@ def test_a_model_survives_its_file(model_file):
     assert document["training"]["crs"] == "EPSG:32633" and document["training"]["extent"] == [500000, 5199100, 500700, 5200000]
     lines = open(path).read().splitlines()
     assert len(lines) < 150 and max(map(len, lines)) < 200  # for people and for diff
-
-
-def put(*path):
-    """A change of a document: the last of `path` is the new value."""
-
-    def change(document):
-        *keys, last, value = path
-        for key in keys:
-            document = document[key]
-        document[last] = value
-
-    return change
 
 
 @pytest.mark.parametrize(
@@ -278,7 +266,7 @@ def put(*path):
         (put("training", []), "wrong training"),
     ],
 )
-def test_a_model_with_something_out_of_place_is_refused(model_file, stack, tmp_path, change, said):  # noqa: F811
+def test_a_model_with_something_out_of_place_is_refused(model_file, stack, tmp_path, change, said):
     path, document = model_file
     change(document)
     bad = tmp_path / "bad.json"
@@ -313,7 +301,7 @@ def test_files_that_are_no_models_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["kmeans", "gmm"])
-def test_twenty_seeds_keep_code_and_colour(stack, tmp_path, method):  # noqa: F811
+def test_twenty_seeds_keep_code_and_colour(stack, tmp_path, method):
     source, _ = stack
     maps, legends = [], set()
     for seed in range(20):
@@ -325,7 +313,7 @@ def test_twenty_seeds_keep_code_and_colour(stack, tmp_path, method):  # noqa: F8
     assert min((each == maps[0]).mean() for each in maps) >= 0.99
 
 
-def test_clusters_of_a_reference_keep_code_name_and_colour(stack, tmp_path):  # noqa: F811
+def test_clusters_of_a_reference_keep_code_name_and_colour(stack, tmp_path):
     """Another date: one cover is gone, one is new and darker than all, the others have changed a little."""
     source, planted = stack
     first = outputs(tmp_path, "first")

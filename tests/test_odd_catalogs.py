@@ -20,13 +20,12 @@ from s2landcover_plugin.engine.fetch import FetchOptions, run_fetch
 from s2landcover_plugin.engine.http import Connection
 from s2landcover_plugin.engine.stac import SearchOptions, find_scenes
 
-from .conftest import Messages, read, write_raster
+from .conftest import Messages, put, read, write_raster
 from .fault_server import FaultServer, Reply, running
-from .test_access import cdse_item, fetch, out, root, same  # noqa: F401  (fixtures)
-from .test_faults import AOI, item, scene  # noqa: F401
+from .network import AOI, cdse_item, fetch, item, same
 
 
-def test_a_login_is_not_posted_to_where_a_redirect_points(root, out):  # noqa: F811
+def test_a_login_is_not_posted_to_where_a_redirect_points(root, out):
     strangers = FaultServer(root[0], special=lambda request: Reply(200, b'{"access_token": "bearer-evil"}'))
     with running(strangers):
 
@@ -52,14 +51,14 @@ def test_a_login_is_not_posted_to_where_a_redirect_points(root, out):  # noqa: F
         Credentials().chosen_headers({"X-Key": "shh\u20ac"}),
     ],
 )
-def test_credentials_that_no_header_can_hold_are_not_quoted(root, out, credentials):  # noqa: F811
+def test_credentials_that_no_header_can_hold_are_not_quoted(root, out, credentials):
     with running(FaultServer(root[0])) as server:
         (root[0] / "items.json").write_text(json.dumps(cdse_item(server)))
         with pytest.raises(EngineError, match="credential"):
             fetch(f"{server.url}/items.json", out, "copernicus", credentials)
 
 
-def test_no_scene_and_a_bad_scale_show_no_secret(root, out):  # noqa: F811
+def test_no_scene_and_a_bad_scale_show_no_secret(root, out):
     bad = item()
     bad["assets"]["red"]["href"] = "http://127.0.0.1/B04.tif?se=1&sig=shh"
     bad["assets"]["red"]["raster:bands"] = [{"scale": "shh"[:0]}]
@@ -99,7 +98,7 @@ def test_an_area_torn_apart_by_the_edge_of_a_map_is_refused():
 
 
 @pytest.mark.parametrize("crs", ["EPSG:2056", "EPSG:31468", "EPSG:3416", "EPSG:3035"])
-def test_a_crs_with_several_datum_operations_has_no_gap(scene, tmp_path, crs):  # noqa: F811
+def test_a_crs_with_several_datum_operations_has_no_gap(scene, tmp_path, crs):
     """Some far from where they are meant for."""
     options = FetchOptions(bands=("B04",), resampling="nearest")
     search = SearchOptions(stac_url=str(scene[0] / "items.json"))
@@ -154,37 +153,25 @@ def test_the_time_limit_ends_a_catalog_that_trickles(tmp_path):
         assert time.monotonic() - started < 15
 
 
-def change(*path):
-    """A change of an item: the last of `path` is the new value."""
-
-    def apply(made):
-        *keys, last, value = path
-        for key in keys:
-            made = made[key]
-        made[last] = value
-
-    return apply
-
-
 @pytest.mark.parametrize(
     "spoil",
     [
-        change("assets", "red", "auth:refs", 5),
-        change("assets", "red", "auth:refs", True),
-        change("assets", "red", "alternate", [1]),
-        change("assets", "red", "alternate", {"https": {"href": None}}),
-        change("assets", "red", "storage:refs", {"a": 1}),
-        change("properties", "auth:schemes", "x"),
-        change("properties", "storage:schemes", 7),
-        change("assets", "red", "proj:shape", [float("inf"), 10]),
-        change("assets", "red", "proj:shape", [10**300, 10**300]),
-        change("properties", "proj:transform", [1e300, 0, 0, 0, float("nan"), 0]),
-        change("properties", "s2:processing_baseline", "05.\u00b2"),
-        change("id", "lone \ud800 surrogate"),
-        change("id", "two\nlines\x1b[31m"),
+        put("assets", "red", "auth:refs", 5),
+        put("assets", "red", "auth:refs", True),
+        put("assets", "red", "alternate", [1]),
+        put("assets", "red", "alternate", {"https": {"href": None}}),
+        put("assets", "red", "storage:refs", {"a": 1}),
+        put("properties", "auth:schemes", "x"),
+        put("properties", "storage:schemes", 7),
+        put("assets", "red", "proj:shape", [float("inf"), 10]),
+        put("assets", "red", "proj:shape", [10**300, 10**300]),
+        put("properties", "proj:transform", [1e300, 0, 0, 0, float("nan"), 0]),
+        put("properties", "s2:processing_baseline", "05.\u00b2"),
+        put("id", "lone \ud800 surrogate"),
+        put("id", "two\nlines\x1b[31m"),
     ],
 )
-def test_odd_items_give_a_stack_or_one_line(scene, tmp_path, spoil):  # noqa: F811
+def test_odd_items_give_a_stack_or_one_line(scene, tmp_path, spoil):
     folder, expected = scene
     made = item(**{name: str(folder / f"{name}.tif") for name in ("B03", "B04", "SCL")})
     spoil(made)
@@ -210,16 +197,19 @@ def test_footprints_without_numbers_are_left_out(tmp_path, numbers):
 
 
 @pytest.mark.parametrize("location", ["http://[bad", "http://a..b/", "http://" + "x" * 80 + ".org/"])
-def test_redirects_to_nowhere_are_one_sentence(root, out, location):  # noqa: F811
+def test_redirects_to_nowhere_are_one_sentence(root, out, location):
     for ending in ("B04.tif", "items.json"):
-        special = lambda request, ending=ending: Reply(302, b"", {"Location": location}) if request.path.endswith(ending) else None  # noqa: E731
+
+        def special(request, ending=ending):
+            return Reply(302, b"", {"Location": location}) if request.path.endswith(ending) else None
+
         with running(FaultServer(root[0], special=special)) as server:
             with pytest.raises(EngineError) as caught:
                 fetch(f"{server.url}/items.json", out)
             assert server.url in caught.value.where and "damaged" not in str(caught.value)
 
 
-def test_odd_lengths_are_no_damage(root, out):  # noqa: F811
+def test_odd_lengths_are_no_damage(root, out):
     def special(request):
         if not request.path.endswith("B04.tif"):
             return None
@@ -232,7 +222,7 @@ def test_odd_lengths_are_no_damage(root, out):  # noqa: F811
             fetch(f"{server.url}/items.json", out)
 
 
-def test_gdal_settings_of_the_environment_do_not_make_it_read_whole_files(root, out, monkeypatch):  # noqa: F811
+def test_gdal_settings_of_the_environment_do_not_make_it_read_whole_files(root, out, monkeypatch):
     with running(FaultServer(root[0])) as server:
         plain = fetch(f"{server.url}/items.json", out).bytes_read
         monkeypatch.setenv("CPL_VSIL_CURL_USE_HEAD", "NO")
@@ -264,13 +254,13 @@ def api(method):
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_apis_are_searched_the_way_they_offer(root, out, method):  # noqa: F811
+def test_apis_are_searched_the_way_they_offer(root, out, method):
     with running(FaultServer(root[0], special=api(method))) as server:
         fetch(f"{server.url}/api", out)
     same(out, root[1])
 
 
-def test_error_pages_of_an_api_are_not_quoted(root, out):  # noqa: F811
+def test_error_pages_of_an_api_are_not_quoted(root, out):
     def special(request):
         return Reply(400, b"<html>\n<b>no sig=shh</b>\n</html>") if "search" in request.path else api("POST")(request)
 
@@ -279,7 +269,7 @@ def test_error_pages_of_an_api_are_not_quoted(root, out):  # noqa: F811
             fetch(f"{server.url}/api", out)
 
 
-def test_a_catalog_that_has_moved_and_one_that_contains_itself(root, out):  # noqa: F811
+def test_a_catalog_that_has_moved_and_one_that_contains_itself(root, out):
     (root[0] / "items.json").rename(root[0] / "one.json")
     made = item()
     (root[0] / "deep").mkdir()
@@ -288,13 +278,16 @@ def test_a_catalog_that_has_moved_and_one_that_contains_itself(root, out):  # no
     (root[0] / "deep" / "one.json").write_text(json.dumps(made))
     links = [{"rel": "child", "href": "./catalog.json"}, {"rel": "item", "href": "one.json"}]
     (root[0] / "deep" / "catalog.json").write_text(json.dumps({**demo_scene.collection(), "links": links}))
-    moved = lambda request: Reply(301, b"", {"Location": "/deep/catalog.json"}) if request.path == "/catalog.json" else None  # noqa: E731
+
+    def moved(request):
+        return Reply(301, b"", {"Location": "/deep/catalog.json"}) if request.path == "/catalog.json" else None
+
     with running(FaultServer(root[0], special=moved)) as server:
         fetch(f"{server.url}/catalog.json", out)
     same(out, root[1])
 
 
-def test_a_folder_that_is_not_there_is_noticed_before_anything_is_read(root, out):  # noqa: F811
+def test_a_folder_that_is_not_there_is_noticed_before_anything_is_read(root, out):
     with running(FaultServer(root[0])) as server:
         search = SearchOptions(stac_url=f"{server.url}/items.json")
         with pytest.raises(EngineError, match="output folder does not exist"):

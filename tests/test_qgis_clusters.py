@@ -15,9 +15,9 @@ from sklearn.metrics import davies_bouldin_score
 
 from demo.qgis import environment
 
+from .clusters import predict_like_sklearn
 from .conftest import read
 from .processing import EXTENT, INSIDE, JUNE, fails, run
-from .test_clustering import predict_like_sklearn
 
 LOADED = """
 import os, sys

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ssl
 import subprocess
 import sys
-from http.server import SimpleHTTPRequestHandler
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -14,9 +12,8 @@ import pytest
 from demo.qgis import environment, new_profile, results, run_process
 
 from .conftest import read
-from .fault_server import FaultServer, Reply, running
-from .test_access import KEYS, Proxy, catalog, certificate, file_reply, out, proxy, root, s3_items, s3_refusal, serving  # noqa: F401  (fixtures)
-from .test_faults import scene  # noqa: F401
+from .fault_server import FaultServer, Reply, running, s3_refusal
+from .network import KEYS, Proxy, catalog, file_reply, files_over_https, s3_items
 
 EXTENT = "500400,502600,5197400,5199600 [EPSG:32633]"
 
@@ -70,19 +67,19 @@ def keyring(tmp_path):
     }
 
 
-def fetch(address, out, variables, **more):  # noqa: F811
+def fetch(address, out, variables, **more):
     parameters = {"STAC_URL": address, "EXTENT": EXTENT, "BANDS": "B04", "OUTPUT": str(out / "o.tif"), **more}
     return run_process("s2landcover:stacfetch", {**parameters, "OUTPUT_LEDGER": str(out / "o.json")}, variables=variables)
 
 
-def succeeded(done, out, expected):  # noqa: F811
+def succeeded(done, out, expected):
     assert done.returncode == 0, done.stdout + done.stderr
     assert results(done.stdout)["SCENES"] == "one"
     np.testing.assert_array_equal(read(out / "o.tif")[0], expected)
     return done
 
 
-def test_the_proxy_of_qgis_is_used(root, out, proxy):  # noqa: F811
+def test_the_proxy_of_qgis_is_used(root, out, proxy):
     host, port = proxy.split(":")
     lines = f"[proxy]\nproxyEnabled=true\nproxyType=HttpProxy\nproxyHost={host}\nproxyPort={port}\n"
     with running(FaultServer(root[0])) as server:
@@ -95,7 +92,7 @@ def test_the_proxy_of_qgis_is_used(root, out, proxy):  # noqa: F811
         assert Proxy.passed == []
 
 
-def test_keys_of_an_authentication_configuration(root, out, keyring):  # noqa: F811
+def test_keys_of_an_authentication_configuration(root, out, keyring):
     hrefs = s3_items(root[0])
 
     def refuse(request):
@@ -118,7 +115,7 @@ def test_keys_of_an_authentication_configuration(root, out, keyring):  # noqa: F
     ("kind", "pair", "header", "value"),
     [("APIHeader", "X-Api-Key=shh", "X-Api-Key", "shh"), ("EsriToken", "token=shh", "X-Esri-Authorization", "Bearer shh")],
 )
-def test_a_header_of_an_authentication_configuration(root, out, keyring, kind, pair, header, value):  # noqa: F811
+def test_a_header_of_an_authentication_configuration(root, out, keyring, kind, pair, header, value):
     """One kind that QGIS 3.22 cannot send itself, and one that it can."""
 
     def refuse(request):
@@ -130,19 +127,9 @@ def test_a_header_of_an_authentication_configuration(root, out, keyring, kind, p
         assert "shh" not in done.stdout + done.stderr
 
 
-def test_a_certificate_that_qgis_trusts(root, out, keyring, certificate):  # noqa: F811
+def test_a_certificate_that_qgis_trusts(root, out, keyring, certificate):
     _, pem, key = certificate
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pem, key)
-
-    class Files(SimpleHTTPRequestHandler):
-        def __init__(self, *args):
-            super().__init__(*args, directory=str(root[0]))
-
-        def log_message(self, *_):
-            pass
-
-    with serving(Files, lambda plain: context.wrap_socket(plain, server_side=True)) as address:
+    with files_over_https(root[0], pem, key) as address:
         done = fetch(f"https://{address}/items.json", out, keyring)
         assert done.returncode == 1 and "certificate" in done.stderr
         store(keyring, "certificate", str(pem))

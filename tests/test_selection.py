@@ -19,7 +19,7 @@ from s2landcover_plugin.engine.progress import Progress
 from s2landcover_plugin.engine.selection import Question, select_n_clusters
 
 from .conftest import Messages
-from .test_clustering import outputs, stack  # noqa: F401  (a fixture)
+from .test_clustering import outputs
 
 
 def planted(k, seed, n=2000, n_features=4):
@@ -115,7 +115,7 @@ def test_rules_by_hand():
     assert quality.RULES["stability"]({2: 0.3, 3: 0.6}) == 3
 
 
-def test_every_index_is_in_the_table_and_the_page(stack, tmp_path):  # noqa: F811
+def test_every_index_is_in_the_table_and_the_page(stack, tmp_path):
     source, _ = stack
     options = ClusterOptions(method="gmm", k_max=6, selection="consensus")
     selection = run_selection(source, options, str(tmp_path / "k.csv"), str(tmp_path / "k.html"), Progress())
@@ -127,7 +127,7 @@ def test_every_index_is_in_the_table_and_the_page(stack, tmp_path):  # noqa: F81
     assert "chosen by consensus" in page and "Rousseeuw" in page and "http" not in page
 
 
-def test_the_map_uses_the_index_that_was_asked_for(stack, tmp_path):  # noqa: F811
+def test_the_map_uses_the_index_that_was_asked_for(stack, tmp_path):
     source, _ = stack
     for name in ("silhouette", "calinski-harabasz", "stability", "consensus"):
         report = run_clustering(source, outputs(tmp_path, name), ClusterOptions(selection=name, k_max=6), Progress())
@@ -136,7 +136,7 @@ def test_the_map_uses_the_index_that_was_asked_for(stack, tmp_path):  # noqa: F8
         run_clustering(source, outputs(tmp_path), ClusterOptions(selection="bic"), Progress())
 
 
-def test_cancel_between_the_indices(stack, tmp_path):  # noqa: F811
+def test_cancel_between_the_indices(stack, tmp_path):
     source, _ = stack
     folder = tmp_path / "out"
     folder.mkdir()
