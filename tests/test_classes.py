@@ -432,6 +432,27 @@ def test_cancel_while_polygons_are_made_leaves_nothing(noisy, tmp_path):
         assert list(folder.iterdir()) == []
 
 
+def test_a_fault_while_polygons_are_written_is_one_sentence_of_the_users_folder(noisy, tmp_path, monkeypatch):
+    """A commit that fails, as on a full disk: after the work, and while another error is on its way."""
+    source, _ = noisy
+    folder = tmp_path / "out"
+    folder.mkdir()
+
+    def full(self):
+        gdal.Error(gdal.CE_Failure, gdal.CPLE_FileIO, "disk full")
+        raise RuntimeError("disk full")
+
+    monkeypatch.setattr(gdal.Dataset, "CommitTransaction", full)
+    first = Messages()
+    with pytest.raises(EngineError, match="disk full") as caught, OutputFiles([source]) as files:
+        write_polygons(source, str(folder / "p.gpkg"), files, LEGEND, 0.5, first.progress)
+    assert f": {folder}; free some disk space" in str(caught.value) and list(folder.iterdir()) == []
+    last = Messages(cancel_after=first.asked - 1)  # the last question before the commit
+    with pytest.raises(Cancelled), OutputFiles([source]) as files:
+        write_polygons(source, str(folder / "p.gpkg"), files, LEGEND, 0.5, last.progress)
+    assert list(folder.iterdir()) == []
+
+
 def test_polygons_go_into_a_geopackage(scene, tmp_path):
     folder = tmp_path / "out"
     folder.mkdir()

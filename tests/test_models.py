@@ -62,6 +62,36 @@ def test_mixture_equals_scikit_learn_in_class_and_probability(stack, tmp_path, d
         assert len({(a, b) for a, b in zip(planted.ravel(), codes) if b}) == 4
 
 
+@pytest.mark.parametrize("method", ["kmeans", "gmm"])
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+@pytest.mark.parametrize(("block_px", "workers"), [(1024, 1), (17, 3), (64, 2)])
+def test_prediction_is_scikit_learns_in_any_block_and_thread(stack, tmp_path, monkeypatch, method, dtype, block_px, workers):
+    """Without confidence too, where k-means takes its fast way; predict on every pixel, predict_proba to 1e-6."""
+    source, _ = stack
+    data = read(source)
+    if dtype == "float32":
+        source = write_raster(tmp_path / "f.tif", np.where(data > 0, data * 1e-4, -9999).astype(np.float32), nodata=-9999, names=NAMES)
+    monkeypatch.setattr(blocks, "BLOCK_PX", block_px)
+    monkeypatch.setattr(blocks, "default_workers", lambda: workers)
+    plain, judged = ClusterOutputs(str(tmp_path / "p.tif")), outputs(tmp_path)
+    for out in (plain, judged):
+        run_clustering(source, out, ClusterOptions(method=method, n_clusters=5), Progress())
+    document = json.loads((tmp_path / "o.json").read_text())
+    values = (read(source).astype(np.float64) if dtype == "float32" else data * 1e-4).reshape(4, -1).T
+    valid = data[0].ravel() > 0
+    mixture, scaled = sklearn_mixture(document)
+    if method == "gmm":
+        expected = mixture.predict(scaled(values[valid])) + 1
+        confidence = read(judged.confidence)[0].ravel()[valid]
+        np.testing.assert_allclose(confidence, mixture.predict_proba(scaled(values[valid])).max(1), atol=1e-6)
+    else:
+        expected = predict_like_sklearn(document, values[valid] * 1e4)
+    for out in (plain, judged):
+        codes = read(out.raster)[0].ravel()
+        np.testing.assert_array_equal(codes[valid], expected)
+        assert not codes[~valid].any()
+
+
 def test_mixture_fit_is_scikit_learns(stack, tmp_path):
     """The same sample, scaling and start give the same mixture."""
     source, _ = stack

@@ -112,7 +112,7 @@ def estimate_alignment(
     overlap = shared_window(reference, image)
     first, second = structure_bands(reference, image, options.band, band_maps)
     readers = _structure_reader(reference, first, reference.grid), _structure_reader(image, second, reference.grid)
-    patches = _patches(readers, overlap, options, progress)
+    patches = _patches(readers, overlap, len(first), options, progress)
     found = register(patches, options.motion, options.max_shift_px)
     middle = overlap.x + (overlap.width - 1) / 2, overlap.y + (overlap.height - 1) / 2
     shift = found.displacement(*middle)
@@ -179,7 +179,9 @@ def missing_nodata(info: RasterInfo) -> float | None:
     return 0 if all(band.dtype.startswith("uint") for band in info.bands) else None
 
 
-def _patches(readers: tuple[StackedReader, StackedReader], overlap: Window, options: AlignOptions, progress: Progress) -> list[Patch]:
+def _patches(
+    readers: tuple[StackedReader, StackedReader], overlap: Window, n_bands: int, options: AlignOptions, progress: Progress
+) -> list[Patch]:
     """Patches spread over the overlap, with enough valid pixels in both images."""
     shorter = min(overlap.width, overlap.height)
     side = next((side for side in PATCH_SIDES if shorter >= 4 * side), PATCH_SIDES[-1])
@@ -187,7 +189,6 @@ def _patches(readers: tuple[StackedReader, StackedReader], overlap: Window, opti
     if shorter < side:
         return []
     places = _places(overlap, side)
-    n_bands = sum(sentinel2.identify(band) != sentinel2.SCL for band in readers[0].bands)
     patches: list[Patch] = []
     for number, (x, y) in enumerate(places):
         progress.report(number / len(places))

@@ -13,9 +13,17 @@ from .errors import EngineError
 
 SIDECARS = (".aux.xml", ".ovr", ".msk")
 """What GDAL keeps beside `name.tif` as `name.tif<suffix>`; an old one must not outlive the raster it described."""
+HIDDEN = ".s2landcover-"
+"""What the names of folders for unfinished files begin with."""
 STYLE_SUFFIX = ".qml"
 STYLE_MARK = "S2 Land Cover"
 """A style with these words is ours and goes with the raster it was written for; a user's own style is left alone."""
+
+
+def shown_folder(temporary: str) -> str:
+    """The folder of the user in which a temporary file lies, for messages."""
+    path = Path(temporary)
+    return str(next((folder.parent for folder in path.parents if folder.name.startswith(HIDDEN)), path.parent))
 
 
 class OutputFiles:
@@ -84,7 +92,7 @@ class OutputFiles:
             if not parent.is_dir():
                 raise EngineError("The output folder does not exist", str(parent), "create it, or choose another folder")
             try:
-                self._folders[parent] = Path(tempfile.mkdtemp(prefix=".s2landcover-", dir=parent))
+                self._folders[parent] = Path(tempfile.mkdtemp(prefix=HIDDEN, dir=parent))
             except OSError as err:
                 raise EngineError("The output folder cannot be written", str(parent), "choose a folder you may write to") from err
         return self._folders[parent]

@@ -72,14 +72,14 @@ def write_polygons(
     sieved, parts = str(folder / "sieved.tif"), str(folder / "parts.gpkg")
     vector.sieve(raster, sieved, min_px, progress.part(0, 0.3))
     vector.trace(sieved, parts, progress.part(0.3, 0.5))
-    codes, pixels = vector.pieces(parts, grid)
+    codes, pixels = vector.pieces(parts, grid, progress.part(0.5, 0.55))
     if (pixels < min_px).any():
-        sieved = _merged(sieved, parts, codes, pixels, min_px, folder, progress.part(0.5, 0.8))
-        lost = _islands(codes, pixels, min_px, sieved, pixel_ha)
+        sieved, lost_px = _merged(sieved, parts, codes, pixels, min_px, folder, progress.part(0.55, 0.8))
         parts = str(folder / "merged.gpkg")
         vector.trace(sieved, parts, progress.part(0.8, 0.85))
-        if lost:
-            progress.info(f"Islands of less than {min_area_ha:g} ha, {lost:,.2f} ha together, are not in the polygons.")
+        if lost_px:
+            lost = f"{lost_px * pixel_ha:,.2f} ha together"
+            progress.info(f"Islands of less than {min_area_ha:g} ha, {lost}, are not in the polygons.")
     tally = ClassTally(grid, max(each.code for each in legend) + 1)
     for block in iter_blocks(_codes(sieved), progress=progress.part(0.85, 0.9)):
         tally.write(block.window, np.asarray(block.data), block.valid)
@@ -93,14 +93,10 @@ def _codes(raster: str) -> RasterReader:
     return RasterReader(describe(raster), [1], nodata=NODATA_CODE)
 
 
-def _islands(codes: np.ndarray, pixels: np.ndarray, min_px: int, sieved: str, pixel_ha: float) -> float:
-    """Hectares that were in pieces and are in the map no more."""
-    kept = sum(int(np.count_nonzero(block.valid)) for block in iter_blocks(_codes(sieved)))
-    return float(pixels.sum() - kept) * pixel_ha
-
-
-def _merged(raster: str, parts: str, codes: np.ndarray, pixels: np.ndarray, min_px: int, folder: Path, progress: Progress) -> str:
-    """A class raster in which the pieces that GDAL's sieve left have gone to a neighbour, or to nodata; its path."""
+def _merged(
+    raster: str, parts: str, codes: np.ndarray, pixels: np.ndarray, min_px: int, folder: Path, progress: Progress
+) -> tuple[str, int]:
+    """The path of a class raster in which the pieces that GDAL's sieve left have gone to a neighbour, and how many pixels to nodata."""
     ids, target = str(folder / "ids.tif"), str(folder / "merged.tif")
     vector.burn_ids(parts, raster, ids, progress.part(0, 0.3))
     reader = RasterReader(describe(ids), [1], nodata=0)
@@ -111,7 +107,7 @@ def _merged(raster: str, parts: str, codes: np.ndarray, pixels: np.ndarray, min_
     op = Recode(lookup)
     with RasterWriter(target, reader.grid, op.outputs) as writer:
         run_blocks(reader, op, [writer], progress=progress.part(0.7, 1))
-    return target
+    return target, int(pixels[lookup[1:] == NODATA_CODE].sum())
 
 
 def _one_more(window: Window, reader: RasterReader) -> Window:

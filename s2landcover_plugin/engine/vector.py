@@ -10,6 +10,7 @@ from osgeo import gdal, ogr, osr
 
 from .crs import quiet_gdal, spatial_reference
 from .errors import Cancelled, EngineError
+from .files import shown_folder
 from .geotiff import TILED
 from .grid import Grid
 from .legend import LegendClass, polygon_qml
@@ -39,13 +40,14 @@ class _GeoPackage:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if kind is None:
-            _try(self._dataset.CommitTransaction, self.path)
-            _try(self._dataset.FlushCache, self.path)
-        else:
-            # not rolled back: the driver would miss its tables when it closes
-            self._dataset.CommitTransaction()
-        self._dataset = None
+        # committed after an error too: when it closes, the driver would miss tables that were rolled back
+        dataset, self._dataset = self._dataset, None
+        try:
+            _try(dataset.CommitTransaction, self.path)
+            _try(dataset.FlushCache, self.path)
+        except EngineError:
+            if kind is None:
+                raise
 
 
 def sieve(source: str, target: str, min_px: int, progress: Progress) -> None:
@@ -99,14 +101,23 @@ def trace(raster: str, parts: str, progress: Progress) -> None:
             _try(partial(gdal.Polygonize, band, band.GetMaskBand(), layer, 0, [], _callback(progress)), parts, progress)
 
 
-def pieces(parts: str, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """Codes and numbers of pixels of the polygons of `parts`, both (n,), in the order of their ids (1 to n)."""
+def pieces(parts: str, grid: Grid, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
+    """Codes and numbers of pixels of the polygons of `parts`, both (n,), in the order of their ids (1 to n).
+
+    Raises:
+        Cancelled: the user asked to stop.
+    """
     width, height = grid.pixel_size
     with quiet_gdal():
         source = gdal.OpenEx(parts, gdal.OF_VECTOR)
-        found = [(each.GetField(CODE), each.GetGeometryRef().GetArea()) for each in source.GetLayer(0)]
-    codes, areas = (np.array(column) for column in zip(*found)) if found else (np.zeros(0), np.zeros(0))
-    return codes.astype(np.int64), np.rint(areas / (width * height)).astype(np.int64)
+        layer = source.GetLayer(0)
+        n = layer.GetFeatureCount()
+        codes, areas = np.zeros(n, np.int64), np.zeros(n)
+        for number, each in enumerate(layer):
+            if number % 4096 == 0:
+                progress.report(number / n)
+            codes[number], areas[number] = each.GetField(CODE), each.GetGeometryRef().GetArea()
+    return codes, np.rint(areas / (width * height)).astype(np.int64)
 
 
 def burn_ids(parts: str, raster: str, target: str, progress: Progress) -> None:
@@ -146,10 +157,10 @@ def write_dissolved(
                 layer.CreateField(ogr.FieldDefn(name, kind))
             for number, (each, hectares) in enumerate(classes):
                 progress.report(number / len(classes))
-                pieces = source.GetLayer(0)
-                pieces.SetAttributeFilter(f"{CODE} = {each.code}")
+                own = source.GetLayer(0)
+                own.SetAttributeFilter(f"{CODE} = {each.code}")
                 whole = ogr.Geometry(ogr.wkbMultiPolygon)
-                for piece in pieces:
+                for piece in own:
                     whole.AddGeometry(piece.GetGeometryRef())
                 if not whole.IsEmpty():
                     feature = _feature(layer, whole, {CODE: each.code, "name": each.name, "hectares": hectares})
@@ -212,5 +223,6 @@ def _try(action: Callable[[], Any], path: str, progress: Progress | None = None)
     if progress is not None:
         progress.check_cancelled()
     if gdal.GetLastErrorType() >= gdal.CE_Failure:
-        raise EngineError(f"The polygons cannot be written ({gdal_reason()})", path, "free some disk space there")
+        fix = "free some disk space there, or choose another folder"
+        raise EngineError(f"The polygons cannot be written ({gdal_reason()})", shown_folder(path), fix)
     return result
