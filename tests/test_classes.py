@@ -43,7 +43,7 @@ def name_of(spectrum, names=SIX):
 @pytest.mark.parametrize(
     ("spectrum", "name"),
     [
-        # typical surface reflectances, of the spectra that come with ESA's SCL (Sen2Cor ATBD) and of the scenes of this project
+        # surface reflectances typical of each cover, chosen by hand; the second water is that of a muddy reservoir in a real scene
         ((0.05, 0.045, 0.03, 0.02, 0.01, 0.008), "Water"),
         ((0.105, 0.148, 0.141, 0.084, 0.064, 0.043), "Water"),
         ((0.03, 0.06, 0.03, 0.42, 0.23, 0.11), "Dense vegetation"),

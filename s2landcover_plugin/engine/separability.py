@@ -6,7 +6,7 @@ import numpy as np
 
 
 def jeffries_matusita(means: np.ndarray, covariances: np.ndarray) -> np.ndarray:
-    """Jeffries-Matusita distance of each pair of normal distributions (Richards 2013, Remote Sensing Digital Image Analysis, eq. 10.4).
+    """Jeffries-Matusita distance of each pair of normal distributions (Richards 2013, Remote Sensing Digital Image Analysis).
 
     0 where two are the same, 2 where they do not overlap; below about 1 they can hardly be told apart.
 
