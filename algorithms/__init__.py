@@ -6,8 +6,20 @@ from .bandstack import BandStack
 from .classareas import ClassAreas
 from .clusterraster import ClusterRaster
 from .clusterselection import ClusterSelection
+from .detectchange import DetectChange
 from .spectralindices import SpectralIndices
 from .stacfetch import StacFetch
 from .stacsearch import StacSearch
 
-ALGORITHMS = (StacSearch, StacFetch, BandStack, SpectralIndices, ClusterSelection, ClusterRaster, ApplyClusters, ClassAreas, AlignRasters)
+ALGORITHMS = (
+    StacSearch,
+    StacFetch,
+    BandStack,
+    SpectralIndices,
+    ClusterSelection,
+    ClusterRaster,
+    ApplyClusters,
+    ClassAreas,
+    AlignRasters,
+    DetectChange,
+)

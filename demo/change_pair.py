@@ -7,11 +7,13 @@ pixels to the right and 0.7 up. Everything is drawn from a fixed seed; reflectan
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from osgeo import gdal, osr
 from scipy import ndimage
 
-from .scene import COVERS, SIDE_PX, SPECTRAL, land_cover
+from .scene import COVERS, EPSG, ORIGIN, SIDE_PX, SPECTRAL, land_cover
 
 BANDS = ("B02", "B03", "B04", "B08", "B11", "B12")
 SHIFT_PX = (1.4, -0.7)
@@ -93,3 +95,35 @@ def make_pair(*, changed: bool = True, shift_px: tuple[float, float] = SHIFT_PX)
             planes.append(np.clip(np.rint(seen * 10000), 1, 65535).astype(np.uint16)[RIM_PX:-RIM_PX, RIM_PX:-RIM_PX])
     inner = np.s_[RIM_PX:-RIM_PX, RIM_PX:-RIM_PX]
     return Pair(np.stack(before), np.stack(after), scars[inner], river[inner])
+
+
+DATES = ("2024-06-03", "2024-06-28")
+
+
+def write_pair(folder: Path, *, changed: bool = True) -> tuple[str, str, str]:
+    """Write the pair as stacks, and the planted scars as a mask (0 = no change, 1 = change); returns the three paths."""
+    pair = make_pair(changed=changed)
+    paths = [str(folder / name) for name in ("before.tif", "after.tif", "scars.tif")]
+    for path, planes, date in zip(paths, (pair.before, pair.after, pair.scars[None].astype(np.uint8)), (*DATES, "")):
+        _write(path, planes, date)
+    return paths[0], paths[1], paths[2]
+
+
+def _write(path: str, planes: np.ndarray, date: str) -> None:
+    kind = gdal.GDT_UInt16 if date else gdal.GDT_Byte
+    count, height, width = planes.shape
+    target = gdal.GetDriverByName("GTiff").Create(path, width, height, count, kind, ["COMPRESS=DEFLATE", "TILED=YES"])
+    reference = osr.SpatialReference()
+    reference.ImportFromEPSG(EPSG)
+    target.SetProjection(reference.ExportToWkt())
+    target.SetGeoTransform((ORIGIN[0] + 10 * RIM_PX, 10, 0, ORIGIN[1] - 10 * RIM_PX, 0, -10))
+    if date:
+        target.SetMetadata({"S2LC_DATETIME": f"{date}T10:00:31Z", "S2LC_SCENES": f"S2A_33TWM_{date.replace('-', '')}_0_L2A"})
+    for number, plane in enumerate(planes, 1):
+        band = target.GetRasterBand(number)
+        if date:
+            band.SetDescription(BANDS[number - 1])
+            band.SetNoDataValue(0)
+            band.SetScale(0.0001)
+        band.WriteArray(plane)
+    target.FlushCache()

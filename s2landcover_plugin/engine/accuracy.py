@@ -1,15 +1,14 @@
-"""A class map against a reference: confusion matrix and what is read from it."""
+"""A class map against a reference raster, pixel by pixel."""
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
 from typing import Sequence
 
 import numpy as np
 
 from .blocks import Block, Op, iter_blocks
+from .confusion import Confusion
 from .errors import EngineError
 from .grid import Grid
 from .legend import LegendClass
@@ -19,84 +18,6 @@ from .raster import RasterReader, StackedReader, describe, read_legend
 MATCHES = ("codes", "names", "best")
 MAX_PAIRS = 65536
 """More different pairs of codes mean that one of the two holds no classes."""
-
-
-@dataclass(frozen=True)
-class Confusion:
-    """A confusion matrix: rows = reference, columns = predicted.
-
-    Attributes:
-        counts: (n, n) pixels.
-        names: of the n classes.
-    """
-
-    counts: np.ndarray
-    names: tuple[str, ...]
-
-    @property
-    def total(self) -> int:
-        """Pixels compared."""
-        return int(self.counts.sum())
-
-    @property
-    def overall_accuracy(self) -> float:
-        """Share of pixels that agree."""
-        return _share(float(np.trace(self.counts)), float(self.counts.sum()))
-
-    @property
-    def kappa(self) -> float:
-        """Cohen's kappa (1960, Educational and Psychological Measurement 20)."""
-        shares = self.counts / max(self.counts.sum(), 1)
-        chance = float(shares.sum(axis=0) @ shares.sum(axis=1))
-        return _share(self.overall_accuracy - chance, 1 - chance)
-
-    @property
-    def recall(self) -> np.ndarray:
-        """(n,) producer's accuracy: share of the reference pixels of a class that are found; NaN where there are none."""
-        return _shares(np.diag(self.counts), self.counts.sum(axis=1))
-
-    @property
-    def precision(self) -> np.ndarray:
-        """(n,) user's accuracy: share of the predicted pixels of a class that are right; NaN where there are none."""
-        return _shares(np.diag(self.counts), self.counts.sum(axis=0))
-
-    @property
-    def f1(self) -> np.ndarray:
-        """(n,) harmonic mean of precision and recall; NaN where the class is in neither."""
-        return _shares(2 * np.diag(self.counts), self.counts.sum(axis=0) + self.counts.sum(axis=1))
-
-    @property
-    def iou(self) -> np.ndarray:
-        """(n,) intersection over union (Jaccard); NaN where the class is in neither."""
-        same = np.diag(self.counts)
-        return _shares(same, self.counts.sum(axis=0) + self.counts.sum(axis=1) - same)
-
-    @property
-    def macro_f1(self) -> float:
-        """Mean F1 of the classes that are in one of the two."""
-        return float(np.nanmean(self.f1)) if self.total else float("nan")
-
-    @property
-    def mean_iou(self) -> float:
-        """Mean IoU of the classes that are in one of the two."""
-        return float(np.nanmean(self.iou)) if self.total else float("nan")
-
-    def table(self) -> str:
-        """CSV: the matrix (rows = reference, columns = predicted) with precision, recall, F1 and IoU of each class."""
-        text = io.StringIO()
-        rows = csv.writer(text, lineterminator="\n")
-        rows.writerow(("reference \\ predicted", *self.names, "recall", "precision", "f1", "iou"))
-        for name, counts, *figures in zip(self.names, self.counts, self.recall, self.precision, self.f1, self.iou):
-            rows.writerow((name, *(int(n) for n in counts), *(f"{value:.6f}" for value in figures)))
-        return text.getvalue()
-
-
-def _share(part: float, whole: float) -> float:
-    return part / whole if whole else float("nan")
-
-
-def _shares(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,25 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Sequence
 
 import numpy as np
 
-from . import sentinel2
-from .alignment import Alignment, AlignOptions, aligned_reader, check_motion, estimate_alignment, missing_nodata, moved_geotransform
+from .acquisition import inherited
+from .alignment import (
+    Alignment,
+    AlignOptions,
+    aligned_reader,
+    check_motion,
+    estimate_alignment,
+    missing_nodata,
+    moved_geotransform,
+    output_bands,
+)
 from .areas import ClassTally
-from .blocks import Block, Op, run_blocks
+from .blocks import run_blocks
 from .crs import same_crs
 from .files import STYLE_SUFFIX, OutputFiles
-from .geotiff import OutputBand, RasterWriter, write_class_table
+from .geotiff import RasterWriter, write_class_table
 from .grid import Grid
 from .legend import qml
 from .options import check_options
@@ -27,16 +35,6 @@ from .version import VERSION
 NEGLIGIBLE = "The shift is less than 0.1 px: nothing is resampled."
 WHOLE_PX = 0.1
 """A shift this near to whole pixels can be mended by moving the grid."""
-
-
-class Copy(Op):
-    """Pixels as they are read. Can be sent to another process."""
-
-    def __init__(self, bands: Sequence[OutputBand]) -> None:
-        self.outputs = tuple(bands)
-
-    def __call__(self, block: Block) -> Block:
-        return block
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def run_alignment(reference: str, image: str, outputs: AlignOutputs, options: Al
         path = files.path(outputs.raster)
         tally = ClassTally(grid, 256) if legend else None
         with RasterWriter(path, grid, bands, metadata=_provenance(first, second, alignment, options), legend=legend) as writer:
-            run_blocks(reader, Copy(bands), [writer, *([tally] if tally else [])], progress=progress.part(0.4, 1))
+            run_blocks(reader, None, [writer, *([tally] if tally else [])], progress=progress.part(0.4, 1))
         if tally:
             pixels, hectares = [int(tally.pixels[each.code]) for each in legend], [float(tally.hectares[each.code]) for each in legend]
             write_class_table(path, legend, pixels, hectares)
@@ -90,20 +88,6 @@ def _as_it_comes_out(reference: RasterInfo, image: RasterInfo, alignment: Alignm
         matrix = IDENTITY + np.array([[0, 0, whole[0]], [0, 0, whole[1]]])
         return own, replace(image.grid, geotransform=moved_geotransform(image, reference.grid, matrix))
     return aligned_reader(image, reference.grid, alignment.registration.matrix, options.resampling), reference.grid
-
-
-def output_bands(image: RasterInfo) -> list[OutputBand]:
-    """The bands of an image as they are written again: names, scale and nodata stay."""
-    dtype = str(np.result_type(*(band.dtype for band in image.bands)))
-    missing = 0.0 if dtype.startswith("uint") else -9999.0
-    bands = []
-    for band in image.bands:
-        name = sentinel2.identify(band, image.path, alone=len(image.bands) == 1)
-        known = sentinel2.BY_NAME.get(name)
-        nodata = missing if band.nodata is None else band.nodata
-        wavelength = known.wavelength_um if known else None
-        bands.append(OutputBand(name, dtype, nodata, band.common_name, wavelength, band.scale, band.offset))
-    return bands
 
 
 def _tell(alignment: Alignment, image: str, progress: Progress) -> None:
@@ -132,4 +116,4 @@ def _provenance(reference: RasterInfo, image: RasterInfo, alignment: Alignment, 
         "S2LC_ALIGNED": str(int(alignment.trusted)),
         "S2LC_SHIFT_PX": ",".join(f"{value:.4f}" for value in alignment.shift_px),
     }
-    return {**facts, **{key: image.metadata[key] for key in ("S2LC_SCENES", "S2LC_DATETIME") if key in image.metadata}}
+    return {**facts, **inherited(image.metadata)}

@@ -15,6 +15,7 @@ from . import sentinel2
 from .blocks import read_block
 from .crs import Aoi, pixel_metres, same_crs
 from .errors import EngineError
+from .geotiff import OutputBand
 from .grid import Grid, Window
 from .options import option
 from .progress import Progress
@@ -266,14 +267,21 @@ class Displaced:
         return self.reader.read(window)
 
 
-def aligned_reader(image: RasterInfo, reference: Grid, matrix: np.ndarray, resampling: str) -> StackedReader:
+def aligned_reader(
+    image: RasterInfo, reference: Grid, matrix: np.ndarray, resampling: str, indexes: Sequence[int] | None = None
+) -> StackedReader:
     """An image on the reference's grid, moved by a motion; the scene classification and class rasters by nearest neighbour.
+
+    Args:
+        matrix: (2, 3) pixel centre of the reference -> of the image, on the reference's grid.
+        indexes: 1-based bands, in order; all if None.
 
     Raises:
         EngineError: the image is in another CRS and more than shifted.
     """
     readers: list[Reader] = []
-    for run in _runs(image):
+    chosen = image.bands if indexes is None else [image.bands[i - 1] for i in indexes]
+    for run in _runs(image, chosen):
         method = "nearest" if is_categorical(image, run[0]) else resampling
         readers.append(_moved_reader(image, [band.index for band in run], reference, matrix, method))
     return StackedReader(readers)
@@ -311,7 +319,21 @@ def is_categorical(image: RasterInfo, band: BandInfo) -> bool:
     return len(image.bands) == 1 and bool(read_legend(image.path))
 
 
-def _runs(image: RasterInfo) -> list[list[BandInfo]]:
+def _runs(image: RasterInfo, bands: Sequence[BandInfo]) -> list[list[BandInfo]]:
     """Neighbouring bands that are resampled alike."""
-    groups = itertools.groupby(image.bands, key=lambda band: is_categorical(image, band))
+    groups = itertools.groupby(bands, key=lambda band: is_categorical(image, band))
     return [list(group) for _, group in groups]
+
+
+def output_bands(image: RasterInfo) -> list[OutputBand]:
+    """The bands of an image as they are written again: names, scale and nodata stay."""
+    dtype = str(np.result_type(*(band.dtype for band in image.bands)))
+    missing = 0.0 if dtype.startswith("uint") else -9999.0
+    bands = []
+    for band in image.bands:
+        name = sentinel2.identify(band, image.path, alone=len(image.bands) == 1)
+        known = sentinel2.BY_NAME.get(name)
+        nodata = missing if band.nodata is None else band.nodata
+        wavelength = known.wavelength_um if known else None
+        bands.append(OutputBand(name, dtype, nodata, band.common_name, wavelength, band.scale, band.offset))
+    return bands

@@ -12,6 +12,7 @@ from typing import Sequence
 import numpy as np
 
 from . import indices, sentinel2
+from .acquisition import inherited
 from .areas import ClassTally
 from .blocks import Sink, SomePlanes, run_blocks
 from .classification import DISTANCE_BAND, Judged
@@ -154,7 +155,7 @@ def _provenance(options: ApplyOptions, info: RasterInfo, model_path: str) -> dic
         "S2LC_MODEL": Path(model_path).name,
         "S2LC_PARAMETERS": json.dumps(asdict(options)),
     }
-    return {**facts, **{key: info.metadata[key] for key in ("S2LC_SCENES", "S2LC_DATETIME") if key in info.metadata}}
+    return {**facts, **inherited(info.metadata)}
 
 
 def _matching(info: RasterInfo, model: ClusterModel, band_map: str, progress: Progress) -> tuple[RasterReader, FeatureSpace]:

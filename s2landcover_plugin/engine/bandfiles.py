@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Sequence
 
-from . import sentinel2
+from . import acquisition, sentinel2
 from .crs import Aoi
 from .errors import EngineError
 from .files import OutputFiles
@@ -140,7 +140,7 @@ def _cropped(grid: Grid, aoi: Aoi | None) -> Grid:
 def _inherited(sources: Sequence[BandSource]) -> dict[str, str]:
     """Scene and date, where all files that state them agree."""
     facts = {}
-    for key in ("S2LC_SCENES", "S2LC_DATETIME"):
+    for key in acquisition.KEYS:
         stated = {source.info.metadata[key] for source in sources if key in source.info.metadata}
         if len(stated) == 1:
             facts[key] = stated.pop()

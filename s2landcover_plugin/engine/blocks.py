@@ -21,7 +21,7 @@ import numpy as np
 from .geotiff import OutputBand
 from .grid import Window
 from .progress import Progress
-from .raster import Reader
+from .raster import BoundedCache, Reader
 from .waiting import POLL_S
 
 BLOCK_PX = 1024
@@ -157,6 +157,7 @@ def iter_blocks(
     if op is not None and not op.parallel:
         ahead = 1
     with ExitStack() as stack:
+        stack.enter_context(BoundedCache())
         pool = executor or stack.enter_context(ThreadPoolExecutor(min(workers, ahead)))
         flying: deque[Future[Any]] = deque()
         stack.callback(_drain, flying)
@@ -190,14 +191,14 @@ def _drain(flying: deque[Future[Any]]) -> None:
 
 def run_blocks(
     reader: Reader,
-    op: Op,
+    op: Op | None,
     sinks: Sequence[Sink],
     *,
     block_size: int | None = None,
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Run an op over a whole raster and hand every result to all sinks.
+    """Run an op (or none: pixels as they are) over a whole raster and hand every result to all sinks.
 
     Raises:
         Cancelled, EngineError: as iter_blocks.

@@ -25,6 +25,8 @@ SURE = 0.001
 """Probability of no change below which IR-MAD calls a pixel changed."""
 CLUSTER_DROP = 0.5
 """Share of the NDVI threshold that the mean of the cluster that means change has fallen by at least."""
+OUTLYING = 5.0
+"""Robust standard deviations of the NDVI difference beyond which a pixel may start the cluster of change."""
 MAD_DROP = 0.75
 """Share of the NDVI threshold that a pixel has fallen by at least where IR-MAD sees a change: growth and ripening are changes too."""
 
@@ -76,6 +78,15 @@ class PairSpace:
             bare = [_bsi(date, stored) for date in self.dates]
             rows += [bare[0], bare[1], bare[1] - bare[0]]
         return np.stack(rows)
+
+    @property
+    def n_planes(self) -> int:
+        """How many planes both dates have together."""
+        return sum(len(date.planes) + (date.scl is not None) for date in self.dates)
+
+    def magnitude(self, features: np.ndarray) -> np.ndarray:
+        """(n,) length of the change of NDVI and, where it is there, BSI, of features (features, n): change vectors (Malila 1980)."""
+        return np.asarray(np.hypot(features[2], features[5]) if len(features) > 3 else np.abs(features[2]))
 
     def reflectances(self, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(bands, n) reflectance of the bands that both dates have, for each date."""
@@ -220,7 +231,8 @@ def _cluster_rule(method: str, names: Sequence[str], sample: np.ndarray, options
     spread = np.where([name in DIFFERENCES for name in names], robust, sample.std(axis=0))
     spread = np.where(spread > 1e-6, spread, 1.0)
     scaled = (sample - shift) / spread
-    fit = FITS[method](scaled, options.n_clusters, options.seed, where)
+    start = _start(scaled, scaled[:, list(names).index("NDVI_DROP")], options, where)
+    fit = FITS[method](scaled, options.n_clusters, options.seed, where, start=start)
     means = fit.centers * spread + shift
     weights, covariances = scatter(scaled, fit.centers) if fit.mixture is None else fit.mixture
     features = tuple(Feature(name) for name in names)
@@ -233,6 +245,22 @@ def _cluster_rule(method: str, names: Sequence[str], sample: np.ndarray, options
     outcome = f"cluster {best + 1} is the change" if changed is not None else "none is the change"
     sentence = f"The cluster whose mean NDVI fell most, by at least {least_drop:g} (falls: {figures}): {outcome}."
     return ChangeRule(method, sentence, least_drop, clusters=model, changed=changed)
+
+
+def _start(scaled: np.ndarray, drop: np.ndarray, options: ChangeFit, where: str) -> np.ndarray | None:
+    """Centres (n_clusters, n_features) to start from: the pixels that changed most, and clusters of the others; None if there are none.
+
+    Random starts seldom find a cluster of one pixel in fifty, even where it has the least inertia by far.
+    """
+    changed = drop > OUTLYING
+    rest = options.n_clusters - 1
+    if not changed.any() or np.count_nonzero(~changed) < rest:
+        return None
+    try:
+        others = FITS["kmeans"](scaled[~changed], rest, options.seed, where).centers
+    except EngineError:  # fewer different pixels than clusters
+        return None
+    return np.vstack([others, scaled[changed].mean(axis=0)])
 
 
 def check_methods(methods: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import sentinel2
+from .acquisition import inherited
 from .areas import ClassTally
 from .blocks import Op, Sink, SomePlanes, run_blocks
 from .classification import CONFIDENCE_BAND, Judged, NearestCenter
@@ -295,7 +296,7 @@ def _provenance(options: ClusterOptions, path: str, metadata: dict[str, str]) ->
         "S2LC_INPUT": Path(path.partition("?")[0]).name,
         "S2LC_PARAMETERS": json.dumps(asdict(options)),
     }
-    return {**facts, **{key: metadata[key] for key in ("S2LC_SCENES", "S2LC_DATETIME") if key in metadata}}
+    return {**facts, **inherited(metadata)}
 
 
 def _write_map(fitted: _Fitted, outputs: ClusterOutputs, min_area_ha: float, progress: Progress) -> ClusterReport:

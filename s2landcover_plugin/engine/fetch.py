@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from . import sentinel2
+from . import acquisition, sentinel2
 from .access import Accesses
 from .addresses import public
 from .choosing import SELECTIONS, Choice, choose
@@ -171,8 +171,9 @@ def run_fetch(
         clouds = _clouds(parts, grid, progress.part(0.7, 0.75))
         decided = {part.scene.id: _decisions(part, options, progress) for part in parts}
         facts = {
-            "S2LC_SCENES": ",".join(scene.id for scene in choice.scenes),
-            "S2LC_DATETIME": choice.datetime,
+            acquisition.SCENES: ",".join(scene.id for scene in choice.scenes),
+            acquisition.DATETIME: choice.datetime,
+            **acquisition.scene_facts([(scene.properties, scene.product) for scene in choice.scenes]),
             "S2LC_PARAMETERS": json.dumps({**asdict(search), "stac_url": public(search.stac_url), **asdict(options)}),
         }
         plan = _plan(parts, decided, grid, options, facts)
@@ -182,7 +183,7 @@ def run_fetch(
         if share == 0:
             raise EngineError(
                 "There is no valid pixel in the area",
-                facts["S2LC_SCENES"],
+                facts[acquisition.SCENES],
                 "choose another date or a larger cloud cover, or switch MASK_CLOUDS off",
             )
         report = FetchReport(choice, options.bands, grid, share, network.bytes_read, clouds)

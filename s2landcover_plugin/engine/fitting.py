@@ -38,10 +38,15 @@ class ClusterFit:
     bic: float = float("nan")
 
 
-def fit_kmeans(scaled: np.ndarray, n_clusters: int, seed: int, where: str, n_init: int = N_INIT) -> ClusterFit:
+def fit_kmeans(
+    scaled: np.ndarray, n_clusters: int, seed: int, where: str, n_init: int = N_INIT, start: np.ndarray | None = None
+) -> ClusterFit:
     """Fit k-means (Lloyd, k-means++) to a scaled sample (n, n_features).
 
     One thread, because sums in another order would give other last digits: the same seed always gives the same centres.
+
+    Args:
+        start: (n_clusters, n_features) centres to start from as well; of all starts the one with the least inertia is kept.
 
     Raises:
         EngineError: the sample has fewer distinct pixels than clusters.
@@ -56,21 +61,34 @@ def fit_kmeans(scaled: np.ndarray, n_clusters: int, seed: int, where: str, n_ini
     cluster = require("sklearn.cluster")
     with require("threadpoolctl").threadpool_limits(1):
         fit = cluster.KMeans(n_clusters, n_init=n_init, random_state=seed, algorithm="lloyd").fit(scaled)
+        if start is not None:
+            own = cluster.KMeans(n_clusters, init=start, n_init=1, algorithm="lloyd").fit(scaled)
+            fit = min(fit, own, key=lambda each: float(each.inertia_))
     return ClusterFit(fit.cluster_centers_, fit.labels_, float(fit.inertia_), fit)
 
 
-def fit_mixture(scaled: np.ndarray, n_clusters: int, seed: int, where: str, n_init: int = N_INIT) -> ClusterFit:
+def fit_mixture(
+    scaled: np.ndarray, n_clusters: int, seed: int, where: str, n_init: int = N_INIT, start: np.ndarray | None = None
+) -> ClusterFit:
     """Fit a Gaussian mixture with full covariances (EM, from the centres of k-means) to a scaled sample (n, n_features).
+
+    Args:
+        start: as fit_kmeans.
 
     Raises:
         EngineError: the sample has fewer distinct pixels than clusters, or too few for their covariances.
     """
-    start = fit_kmeans(scaled, n_clusters, seed, where, n_init)
+    from_kmeans = fit_kmeans(scaled, n_clusters, seed, where, n_init, start)
     mixture = require("sklearn.mixture")
     with require("threadpoolctl").threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         fit = mixture.GaussianMixture(
-            n_clusters, covariance_type="full", means_init=start.centers, reg_covar=REGULARIZATION, max_iter=MAX_EM_STEPS, random_state=seed
+            n_clusters,
+            covariance_type="full",
+            means_init=from_kmeans.centers,
+            reg_covar=REGULARIZATION,
+            max_iter=MAX_EM_STEPS,
+            random_state=seed,
         )
         try:
             labels = fit.fit_predict(scaled)

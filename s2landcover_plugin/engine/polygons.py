@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import heapq
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Sequence
+from typing import Any, Mapping, Sequence
 
 import numpy as np
 
@@ -16,9 +17,9 @@ from .errors import EngineError
 from .files import OutputFiles
 from .geotiff import OutputBand, RasterWriter
 from .grid import Window
-from .legend import NODATA_CODE, LegendClass
+from .legend import NODATA_CODE, LegendClass, polygon_qml
 from .progress import Progress
-from .raster import RasterReader, describe
+from .raster import RasterReader, StackedReader, describe
 
 SUFFIX = ".gpkg"
 RESERVED = ("gpkg_", "sqlite_", "rtree_", "layer_styles")
@@ -87,6 +88,84 @@ def write_polygons(
     if not any(hectares for _, hectares in classes):
         progress.warn(f"No piece of any class reaches {min_area_ha:g} ha: the polygons are empty. Choose a smaller MIN_AREA_HA.")
     vector.write_dissolved(parts, target, layer_name(destination), classes, grid.crs, progress.part(0.9, 1))
+
+
+@dataclass(frozen=True)
+class Patches:
+    """What is said of the patches of one code."""
+
+    each: LegendClass
+    facts: Mapping[str, str]
+    """Field -> text, the same for all."""
+
+
+def write_patches(
+    raster: str, magnitude: str, destination: str, files: OutputFiles, patches: Patches, min_area_ha: float, progress: Progress
+) -> int:
+    """Write one polygon for each connected patch of one code: its area, and the mean of another raster on the same grid.
+
+    Pixels are connected by their sides. Patches smaller than the minimum are left out; the largest comes first.
+
+    Args:
+        raster: a class raster, Byte, 0 = nodata.
+
+    Returns:
+        how many there are.
+
+    Raises:
+        EngineError: a file cannot be read or written.
+        Cancelled: the user asked to stop.
+    """
+    check_polygon_path(destination)
+    target, folder = files.path(destination), Path(files.folder(destination))
+    only, parts, ids = (str(folder / name) for name in ("only.tif", "parts.gpkg", "ids.tif"))
+    lookup = np.zeros(256, np.uint8)
+    lookup[patches.each.code] = patches.each.code
+    op = Recode(lookup)
+    reader = _codes(raster)
+    with RasterWriter(only, reader.grid, op.outputs) as writer:
+        run_blocks(reader, op, [writer], progress=progress.part(0, 0.2))
+    vector.trace(only, parts, progress.part(0.2, 0.5))
+    codes, _ = vector.pieces(parts, reader.grid, progress.part(0.5, 0.55))
+    vector.burn_ids(parts, only, ids, progress.part(0.55, 0.7))
+    stacked = StackedReader([RasterReader(describe(ids), [1], nodata=0), RasterReader(describe(magnitude), [1])])
+    sums = np.zeros((3, len(codes) + 1))
+    for found, values in iter_blocks(stacked, ZonalSums(row_hectares(reader.grid)), progress=progress.part(0.7, 0.85)):
+        sums[:, found] += values
+    pixels, hectares, total = sums
+    kept = [int(i) for i in np.argsort(-hectares, kind="stable") if hectares[i] > 0 and hectares[i] >= min_area_ha * (1 - 1e-9)]
+    columns: dict[str, dict[int, Any]] = {
+        "patch": {piece: number for number, piece in enumerate(kept, 1)},
+        vector.CODE: dict.fromkeys(kept, patches.each.code),
+        "name": dict.fromkeys(kept, patches.each.name),
+        "hectares": {piece: float(hectares[piece]) for piece in kept},
+        "mean_magnitude": {piece: float(total[piece] / pixels[piece]) for piece in kept},
+        **{name: dict.fromkeys(kept, text) for name, text in patches.facts.items()},
+    }
+    style = polygon_qml([patches.each])
+    vector.write_patches(parts, target, layer_name(destination), columns, reader.grid.crs, style, progress.part(0.85, 1))
+    return len(kept)
+
+
+class ZonalSums(Op):
+    """Ids (n,) in a block, and pixels, hectares and sum of the second plane of each (3, n). Can be sent to another process."""
+
+    outputs = ()
+
+    def __init__(self, hectares: np.ndarray) -> None:
+        """
+        Args:
+            hectares: (height,) of a pixel in each row of the grid.
+        """
+        self.hectares = hectares
+
+    def __call__(self, block: Block) -> tuple[np.ndarray, np.ndarray]:
+        ids, values = np.asarray(block.data)
+        where = block.all_valid
+        found, inverse = np.unique(ids[where].astype(np.int64), return_inverse=True)
+        rows = np.broadcast_to(self.hectares[block.window.y : block.window.y + block.window.height, None], ids.shape)
+        weights = (np.ones(len(inverse)), rows[where], values[where].astype(np.float64))
+        return found, np.stack([np.bincount(inverse, weights=each, minlength=len(found)) for each in weights])
 
 
 def _codes(raster: str) -> RasterReader:

@@ -42,6 +42,8 @@ READ_DRIVERS = [
     "JPEG",
 ]
 """Formats read. A closed list: GDAL has drivers that run what a file says (WMS, PostGIS, plugins)."""
+CACHE_BYTES = 256 * 2**20
+"""Blocks that GDAL may keep: a row of tiles of a full tile's bands, for windows that share tiles."""
 REMOTE_DRIVERS = ["GTiff", "JP2OpenJPEG"]
 """Formats read over the network: nothing that can name further files."""
 
@@ -76,6 +78,30 @@ class RasterInfo:
     metadata: dict[str, str]
     has_mask: bool = False
     """Whether a mask for all bands goes with the file (GMF_PER_DATASET)."""
+
+
+class BoundedCache:
+    """Keeps GDAL's block cache below CACHE_BYTES while any block of it is active, and restores what was set before.
+
+    GDAL takes a twentieth of the machine's memory, for rasters that are read once. Runs may overlap in time.
+    """
+
+    _lock = threading.Lock()
+    _active = 0
+    _before = 0
+
+    def __enter__(self) -> None:
+        with BoundedCache._lock:
+            if not BoundedCache._active:
+                BoundedCache._before = gdal.GetCacheMax()
+                gdal.SetCacheMax(min(BoundedCache._before, CACHE_BYTES))
+            BoundedCache._active += 1
+
+    def __exit__(self, *_: object) -> None:
+        with BoundedCache._lock:
+            BoundedCache._active -= 1
+            if not BoundedCache._active:
+                gdal.SetCacheMax(BoundedCache._before)
 
 
 def gdal_reason() -> str:

@@ -43,13 +43,13 @@ def render(template: str, **values: Any) -> str:
     return str(environment.get_template(template).render(version=VERSION, **values))
 
 
-def _figure(width_in: float, height_in: float) -> Any:
+def new_figure(width_in: float, height_in: float) -> Any:
     figure = require("matplotlib.figure").Figure(figsize=(width_in, height_in), layout="constrained")
     require("matplotlib.backends.backend_agg").FigureCanvasAgg(figure)
     return figure
 
 
-def _data_uri(figure: Any) -> str:
+def data_uri(figure: Any) -> str:
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=110)
     return "data:image/png;base64," + base64.b64encode(picture.getvalue()).decode("ascii")
@@ -79,7 +79,7 @@ def area_chart(legend: Sequence[LegendClass], hectares: Sequence[float]) -> str:
     total = sum(hectares) or 1.0
     largest = sorted(sorted(range(len(legend)), key=lambda i: -hectares[i])[:CHART_CLASSES])
     legend, hectares = [legend[i] for i in largest], [hectares[i] for i in largest]
-    figure = _figure(6.4, max(1.2, 0.34 * len(legend) + 0.7))
+    figure = new_figure(6.4, max(1.2, 0.34 * len(legend) + 0.7))
     axes = figure.subplots()
     bars = axes.barh(range(len(legend)), hectares, color=[each.hex for each in legend], edgecolor="#444444", linewidth=0.5)
     axes.bar_label(bars, [f"{ha:,.1f} ha ({100 * ha / total:.1f} %)" for ha in hectares], padding=4, fontsize=9)
@@ -89,14 +89,14 @@ def area_chart(legend: Sequence[LegendClass], hectares: Sequence[float]) -> str:
     axes.set_xlabel("hectares")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 10 else f"{value:g}")
     axes.spines[["top", "right"]].set_visible(False)
-    return _data_uri(figure)
+    return data_uri(figure)
 
 
 def selection_chart(selection: Selection) -> str:
     """Each index against the number of clusters, with the choices marked."""
     ks = list(selection.fits)
     rows = math.ceil(len(selection.indices) / 2)
-    figure = _figure(8.4, 2.9 * rows)
+    figure = new_figure(8.4, 2.9 * rows)
     grid = figure.subplots(rows, 2, squeeze=False)
     for axes in grid.flat[len(selection.indices) :]:
         axes.set_visible(False)
@@ -115,7 +115,7 @@ def selection_chart(selection: Selection) -> str:
         axes.margins(x=0.08, y=0.2)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
-    return _data_uri(figure)
+    return data_uri(figure)
 
 
 def spectra_chart(model: ClusterModel, legend: Sequence[LegendClass]) -> str:
@@ -126,7 +126,7 @@ def spectra_chart(model: ClusterModel, legend: Sequence[LegendClass]) -> str:
     known.sort()
     columns = [i for _, i in known]
     nanometres = [1000 * w for w, _ in known if w is not None]
-    figure = _figure(8.4, 3.6)
+    figure = new_figure(8.4, 3.6)
     axes = figure.subplots()
     for each, center in zip(legend, model.means):
         axes.plot(nanometres, center[columns], color=each.hex, marker="o", markersize=3.5)
@@ -142,7 +142,7 @@ def spectra_chart(model: ClusterModel, legend: Sequence[LegendClass]) -> str:
         shown = axes.legend(axes.get_lines(), names, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
         for text in shown.get_texts():
             text.set_parse_math(False)
-    return _data_uri(figure)
+    return data_uri(figure)
 
 
 def _rows(legend: Sequence[LegendClass], pixels: Sequence[int], hectares: Sequence[float]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Iterable
 
-from . import sentinel2
+from . import acquisition, sentinel2
 from .errors import EngineError
 from .radiometry import BOA_OFFSET_DN, OFFSET_SINCE_BASELINE, QUANTIFICATION, RadiometricDecision
 from .raster import describe
@@ -63,7 +63,12 @@ def product_sources(path: str, policy: str, wanted: Iterable[str] = ()) -> list[
     for name, file in product.files.items():
         if not names or name in names or name == sentinel2.SCL:
             info = describe(file, ["JP2OpenJPEG", "GTiff"])
-            facts = {**info.metadata, "S2LC_SCENES": product.name, "S2LC_DATETIME": product.sensing_time}
+            facts = {
+                **info.metadata,
+                acquisition.SCENES: product.name,
+                acquisition.DATETIME: product.sensing_time,
+                **acquisition.scene_facts([({}, product.name)]),
+            }
             sources.append(BandSource(name, replace(info, metadata=facts), 1, decide_for_product(product, name, policy)))
     return sources
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from .blocks import Block, Op, iter_blocks
 from .errors import EngineError
-from .features import FeatureSpace
 from .grid import Grid, Window
 from .progress import Progress
 from .raster import Reader
@@ -20,6 +20,17 @@ CELLS = 24
 """Cells read of a large raster: a fifth of a full tile. Smaller rasters are read whole."""
 OVERSUPPLY = 4
 """A cell offers up to this many times its even share, for the cells that have less."""
+
+
+class Space(Protocol):
+    """What features are drawn."""
+
+    def values(self, stored: np.ndarray) -> np.ndarray:
+        """(features, n) of stored planes (planes, n); a pixel with a value that is not finite is not drawn."""
+
+
+class NoValidPixel(EngineError):
+    """There is nothing to draw from."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +58,7 @@ class _Offer:
 class _PickPixels(Op):
     """Valid pixels of a block in an order drawn from the seed and the block's place; at most `limit` of them."""
 
-    def __init__(self, space: FeatureSpace, seed: int, limit: int) -> None:
+    def __init__(self, space: Space, seed: int, limit: int) -> None:
         self.space = space
         self.seed = seed
         self.limit = limit
@@ -81,13 +92,13 @@ def sample_cells(grid: Grid, seed: int) -> list[Window]:
     return [cell for _, _, cell in sorted(keyed, key=lambda item: item[:2])]
 
 
-def draw_sample(reader: Reader, space: FeatureSpace, size: int, seed: int, progress: Progress) -> Sample:
+def draw_sample(reader: Reader, space: Space, size: int, seed: int, progress: Progress) -> Sample:
     """Draw up to `size` valid pixels, spread over the raster in proportion to where valid pixels are.
 
     The same seed, raster and size give the same sample, whatever the file's tiles, the block size or the number of threads.
 
     Raises:
-        EngineError: the raster has no valid pixel.
+        NoValidPixel: the raster has none.
     """
     cells = sample_cells(reader.grid, seed)
     planned = min(len(cells), CELLS)
@@ -105,7 +116,7 @@ def draw_sample(reader: Reader, space: FeatureSpace, size: int, seed: int, progr
             break
     picks.close()
     if not offers:
-        raise EngineError(
+        raise NoValidPixel(
             "The raster has no valid pixel",
             getattr(reader, "path", "INPUT"),
             "choose an area or a date with data; 0 and the nodata value are not used",

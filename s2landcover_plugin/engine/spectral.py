@@ -7,6 +7,7 @@ from typing import Sequence
 import numpy as np
 
 from . import indices
+from .acquisition import inherited
 from .blocks import Block, Op, run_blocks
 from .errors import EngineError
 from .features import FeatureSpace, feature_reader
@@ -57,7 +58,7 @@ def run_indices(source: str, names: Sequence[str], band_map: str, output: str, p
     reader, space = feature_reader(info, (), names, band_map, progress, with_bands=False)
     op, tally = IndexOp(space), UndefinedTally()
     metadata = {"S2LC_ALGORITHM": "spectralindices", "S2LC_VERSION": VERSION}
-    metadata |= {key: info.metadata[key] for key in ("S2LC_SCENES", "S2LC_DATETIME") if key in info.metadata}
+    metadata |= inherited(info.metadata)
     with OutputFiles([source]) as files:
         with RasterWriter(files.path(output), reader.grid, op.outputs, metadata=metadata) as writer:
             run_blocks(reader, op, [writer, tally], progress=progress)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
 from osgeo import gdal, ogr, osr
@@ -18,6 +18,8 @@ from .progress import Progress
 from .raster import gdal_reason, open_dataset
 
 CODE = "code"
+VECTOR_DRIVERS = ("GPKG", "ESRI Shapefile", "GeoJSON", "FlatGeobuf", "GML", "KML", "LIBKML", "MapInfo File", "SQLite")
+"""Formats read. A closed list, as for rasters."""
 GROWTH = 1.5
 """Each pass of the sieve takes pieces up to this many times larger than the one before."""
 
@@ -99,6 +101,108 @@ def trace(raster: str, parts: str, progress: Progress) -> None:
             )
             layer.CreateField(ogr.FieldDefn(CODE, ogr.OFTInteger))
             _try(partial(gdal.Polygonize, band, band.GetMaskBand(), layer, 0, [], _callback(progress)), parts, progress)
+
+
+def has_polygons(path: str, layer: str = "") -> bool:
+    """Whether a file is a vector file with a polygon layer (that of this name)."""
+    with quiet_gdal():
+        source = _open_vector(path)
+        return source is not None and _polygon_layer(source, layer) is not None
+
+
+def _open_vector(path: str) -> gdal.Dataset | None:
+    known = [name for name in VECTOR_DRIVERS if gdal.GetDriverByName(name) is not None]
+    try:
+        return gdal.OpenEx(path, gdal.OF_VECTOR, allowed_drivers=known)
+    except RuntimeError:
+        return None
+
+
+def _polygon_layer(source: gdal.Dataset, name: str) -> ogr.Layer | None:
+    layers = (source.GetLayer(number) for number in range(source.GetLayerCount()))
+    kinds = (ogr.wkbPolygon, ogr.wkbMultiPolygon, ogr.wkbUnknown)
+    return next((each for each in layers if (not name or each.GetName() == name) and ogr.GT_Flatten(each.GetGeomType()) in kinds), None)
+
+
+def burn_mask(path: str, layer_name: str, grid: Grid, target: str) -> int:
+    """Write a Byte raster on a grid: 2 where the centre of a pixel lies inside a polygon of a file, else 1.
+
+    Returns:
+        the number of polygons in the area.
+
+    Raises:
+        EngineError: the file cannot be read, states no CRS while the grid has one, or no polygon lies in the area.
+    """
+    with quiet_gdal():
+        source = _open_vector(path)
+        layer = _polygon_layer(source, layer_name) if source is not None else None
+        if layer is None:
+            raise EngineError("The file has no layer of polygons", path, "choose a layer of polygons")
+        reference = layer.GetSpatialRef()
+        if bool(reference) != bool(grid.crs):
+            raise EngineError("The reference or the map has no coordinate reference system", path, "assign the CRS first")
+        memory = gdal.GetDriverByName("Memory" if gdal.GetDriverByName("Memory") else "MEM").Create("", 0, 0, 0, gdal.GDT_Unknown)
+        inside = memory.CreateLayer("inside", spatial_reference(grid.crs) if grid.crs else None, ogr.wkbUnknown)
+        change = _transformation(reference, grid.crs)
+        x0, y0, x1, y1 = grid.bounds
+        for each in layer:
+            shape = each.GetGeometryRef()
+            if shape is None or (change is not None and shape.Transform(change) != 0):
+                continue
+            west, east, south, north = shape.GetEnvelope()
+            if west < x1 and east > x0 and south < y1 and north > y0:
+                _try(partial(inside.CreateFeature, _feature(inside, shape)), path)
+        count = int(inside.GetFeatureCount())
+        if not count:
+            raise EngineError("No polygon of the reference lies in the area", path, "choose a reference of the same area")
+        options = [*TILED, "COMPRESS=LZW"]
+        mask = _try(partial(gdal.GetDriverByName("GTiff").Create, target, grid.width, grid.height, 1, gdal.GDT_Byte, options), target)
+        mask.SetGeoTransform(grid.geotransform)
+        if grid.crs:
+            mask.SetProjection(grid.crs)
+        band = mask.GetRasterBand(1)
+        band.Fill(1)
+        _try(partial(gdal.RasterizeLayer, mask, [1], inside, burn_values=[2]), target)
+        _try(mask.FlushCache, target)
+    return count
+
+
+def _transformation(source: osr.SpatialReference | None, crs: str) -> osr.CoordinateTransformation | None:
+    """From a layer's CRS to another; None where they are the same."""
+    if source is None or not crs:
+        return None
+    source.SetAxisMappingStrategy(osr.OAMS_TRADITIONAL_GIS_ORDER)
+    target = spatial_reference(crs)
+    return None if source.IsSame(target) else osr.CoordinateTransformation(source, target)
+
+
+def write_patches(
+    parts: str, target: str, layer_name: str, columns: Mapping[str, Mapping[int, Any]], crs: str, style: str, progress: Progress
+) -> None:
+    """Write some polygons of `parts` into a GeoPackage with a style inside.
+
+    Args:
+        columns: field -> id of a polygon -> value; the ids of the first are those written, in that order.
+
+    Raises:
+        EngineError, Cancelled: as sieve.
+    """
+    kinds = {int: ogr.OFTInteger64, float: ogr.OFTReal, str: ogr.OFTString}
+    order = list(next(iter(columns.values())))
+    with quiet_gdal():
+        source = gdal.OpenEx(parts, gdal.OF_VECTOR)
+        shapes = source.GetLayer(0)
+        with _GeoPackage(target) as package:
+            layer = package.add_layer(layer_name, crs, ogr.wkbPolygon, ["GEOMETRY_NAME=geom"])
+            for name, values in columns.items():
+                layer.CreateField(ogr.FieldDefn(name, kinds[type(next(iter(values.values()), ""))]))
+            for number, piece in enumerate(order):
+                if number % 1024 == 0:
+                    progress.report(number / len(order))
+                own = {name: column[piece] for name, column in columns.items()}
+                shape = shapes.GetFeature(piece)
+                _try(partial(layer.CreateFeature, _feature(layer, shape.GetGeometryRef(), own)), target)
+            _add_style(package, layer_name, style)
 
 
 def pieces(parts: str, grid: Grid, progress: Progress) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,125 @@
+"""Maps of change against a reference: counted square by square, with intervals; and what a person sees of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Sequence
+
+import numpy as np
+
+from .confusion import FIGURES, AreaAdjusted, Confusion, area_adjusted, figures, intervals
+from .grid import Grid, Window
+
+UNKNOWN, NO_CHANGE, CHANGE = range(3)
+"""Codes of maps of change, of masks and of references alike."""
+SQUARES_ACROSS = 20
+"""Squares of ground along the longer side, over which figures scatter."""
+NAMES = ("no change", "change")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A method against a reference.
+
+    Attributes:
+        method: one of change.METHODS.
+        is_accuracy: whether the reference is independent; else it is the NDVI-drop mask, and the figures are agreement.
+        confusion: of no change and change.
+        intervals: figure -> 95 % interval; empty where the area is too small to tell.
+        adjusted: where asked for.
+    """
+
+    method: str
+    is_accuracy: bool
+    confusion: Confusion
+    intervals: dict[str, tuple[float, float]]
+    adjusted: AreaAdjusted | None = None
+
+    @property
+    def kind(self) -> str:
+        """`accuracy` or `agreement`."""
+        return "accuracy" if self.is_accuracy else "agreement"
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Figures of change; NaN where not defined."""
+        return {name: float(value) for name, value in figures(self.confusion.counts, 1).items()}
+
+
+class SquareTally:
+    """A sink that counts pairs of codes (reference, predicted) in each square of ground.
+
+    Attributes:
+        counts: (n_squares, 2, 2) pixels, rows = reference, columns = predicted.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        self.side = max(1, -(-max(grid.width, grid.height) // SQUARES_ACROSS))
+        self.across, down = -(-grid.width // self.side), -(-grid.height // self.side)
+        self.counts = np.zeros((self.across * down, 2, 2), np.int64)
+
+    def write(self, window: Window, planes: Sequence[np.ndarray] | np.ndarray, valid: np.ndarray) -> None:
+        """Count one window of two planes of codes: reference, predicted."""
+        reference, predicted = planes
+        columns = np.arange(window.x, window.x + window.width) // self.side
+        rows = np.arange(window.y, window.y + window.height) // self.side
+        squares = rows[:, None] * self.across + columns
+        use = (reference != UNKNOWN) & (predicted != UNKNOWN)
+        pairs = 4 * squares[use] + 2 * (reference[use] == CHANGE) + (predicted[use] == CHANGE)
+        self.counts += np.bincount(pairs, minlength=self.counts.size).reshape(self.counts.shape)
+
+    def comparison(self, method: str, is_accuracy: bool, seed: int, mapped: np.ndarray | None = None) -> Comparison:
+        """What was counted; with the mapped area (2,) of no change and change also area-adjusted."""
+        whole = self.counts.sum(axis=0)
+        adjusted = area_adjusted(whole, mapped) if mapped is not None else None
+        return Comparison(method, is_accuracy, Confusion(whole, NAMES), intervals(self.counts, 1, seed), adjusted)
+
+
+class Overview:
+    """A sink that keeps a small picture: the mean of each of some planes in cells of step x step pixels.
+
+    Attributes:
+        step: pixels along a cell's side.
+    """
+
+    def __init__(self, grid: Grid, n_planes: int, longest: int) -> None:
+        self.step = max(1, -(-max(grid.width, grid.height) // longest))
+        shape = -(-grid.height // self.step), -(-grid.width // self.step)
+        self._sums, self._counts = np.zeros((n_planes, *shape)), np.zeros((n_planes, *shape))
+
+    def write(self, window: Window, planes: Sequence[np.ndarray] | np.ndarray, valid: np.ndarray) -> None:
+        """Take one window."""
+        rows, first_row = _starts(window.y, window.height, self.step)
+        columns, first_column = _starts(window.x, window.width, self.step)
+        here = np.s_[first_row : first_row + len(rows), first_column : first_column + len(columns)]
+        each_valid = np.broadcast_to(valid, (len(planes), *valid.shape[-2:]))
+        for number, (plane, ok) in enumerate(zip(planes, each_valid)):
+            values = np.where(ok, plane, 0).astype(np.float32)
+            for target, added in ((self._sums, values), (self._counts, ok.astype(np.float32))):
+                target[number][here] += np.add.reduceat(np.add.reduceat(added, rows, axis=0), columns, axis=1)
+
+    @property
+    def means(self) -> np.ndarray:
+        """(planes, rows, cols); NaN where nothing was valid."""
+        return np.divide(self._sums, self._counts, out=np.full(self._sums.shape, np.nan), where=self._counts > 0)
+
+
+def _starts(start: int, length: int, step: int) -> tuple[np.ndarray, int]:
+    """Where, within a window that begins at `start`, the cells begin, and the number of the first."""
+    cells = np.arange(start, start + length) // step
+    return np.flatnonzero(np.diff(cells, prepend=cells[0] - 1)), int(cells[0])
+
+
+def columns_of(comparison: Comparison) -> dict[str, str]:
+    """The columns of a comparison in a table; empty texts where a figure is not defined."""
+
+    def text(value: float) -> str:
+        return "" if np.isnan(value) else f"{value:.6f}"
+
+    (tn, fp), (fn, tp) = comparison.confusion.counts
+    columns = {"true_no_change": tn, "false_change": fp, "missed_change": fn, "true_change": tp}
+    result = {name: str(int(count)) for name, count in columns.items()}
+    for name in FIGURES:
+        low, high = comparison.intervals.get(name, (float("nan"), float("nan")))
+        result |= {name: text(comparison.figures[name]), f"{name}_low": text(low), f"{name}_high": text(high)}
+    return result
