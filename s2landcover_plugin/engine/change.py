@@ -23,7 +23,7 @@ REASONS = ("used", "no data", "cloud or its shadow", "water", "snow or ice", "da
 DIFFERENCES = ("NDVI_DROP", "BSI_RISE")
 SURE = 0.001
 """Probability of no change below which IR-MAD calls a pixel changed."""
-CLUSTER_DROP = 0.5
+CLUSTER_DROP = 1.0
 """Share of the NDVI threshold that the mean of the cluster that means change has fallen by at least."""
 OUTLYING = 5.0
 """Robust standard deviations of the NDVI difference beyond which a pixel may start the cluster of change."""
@@ -158,6 +158,7 @@ class ChangeRule:
         clusters: of `kmeans` and `gmm`.
         changed: number of the cluster that means change; None if none does.
         mad: of `irmad`.
+        columns: the features that the clusters are made of.
     """
 
     method: str
@@ -166,6 +167,7 @@ class ChangeRule:
     clusters: ClusterModel | None = None
     changed: int | None = None
     mad: IrMad | None = None
+    columns: tuple[int, ...] = ()
 
     def decide(self, space: PairSpace, stored: np.ndarray, features: np.ndarray) -> np.ndarray:
         """(n,) bool, whether pixels changed.
@@ -176,12 +178,11 @@ class ChangeRule:
         """
         drop = features[2]
         if self.mad is not None:
-            probability = self.mad.no_change(self.mad.chi_square(*space.reflectances(stored)))
-            return np.asarray((probability < SURE) & (drop >= self.least_drop))
+            return np.asarray((self.mad.chi_square(*space.reflectances(stored)) > self.mad.limit(SURE)) & (drop >= self.least_drop))
         if self.clusters is not None:
             if self.changed is None:
                 return np.zeros(features.shape[1], bool)
-            return np.asarray(self.clusters.judge(self.clusters.scaled(features)).cluster == self.changed)
+            return np.asarray(self.clusters.assign(self.clusters.scaled(features[list(self.columns)])) == self.changed)
         return np.asarray(drop > self.least_drop)
 
 
@@ -207,7 +208,7 @@ def fit_rule(method: str, space: PairSpace, sample: np.ndarray, stored: np.ndarr
             f"Canonical correlations {figures} after {mad.rounds} rounds{'' if mad.converged else ' (not at rest)'}."
         )
         return ChangeRule(method, sentence, least, mad=mad)
-    return _cluster_rule(method, space.names, sample, options, where)
+    return _cluster_rule(method, list(space.names), sample, options, where)
 
 
 @dataclass(frozen=True)
@@ -219,32 +220,35 @@ class ChangeFit:
     seed: int = 0
 
 
-def _cluster_rule(method: str, names: Sequence[str], sample: np.ndarray, options: ChangeFit, where: str) -> ChangeRule:
+def _cluster_rule(method: str, names: list[str], sample: np.ndarray, options: ChangeFit, where: str) -> ChangeRule:
     """k-means or a mixture on scaled features, and which of its clusters is the change.
 
     Differences are measured in units of what they are where nothing changes (1.4826 x median absolute deviation), the states of both dates
     in standard deviations: or two clusters would be forest and field.
     """
     least_drop = CLUSTER_DROP * options.ndvi_drop
+    # the state after is that before and the difference: a covariance of all three would be singular
+    columns = tuple(i for i, name in enumerate(names) if method == "kmeans" or not name.endswith("_AFTER"))
+    sample, names = sample[:, columns], [names[i] for i in columns]
     shift = np.median(sample, axis=0)
     robust = 1.4826 * np.median(np.abs(sample - shift), axis=0)
     spread = np.where([name in DIFFERENCES for name in names], robust, sample.std(axis=0))
     spread = np.where(spread > 1e-6, spread, 1.0)
     scaled = (sample - shift) / spread
-    start = _start(scaled, scaled[:, list(names).index("NDVI_DROP")], options, where)
+    start = _start(scaled, scaled[:, names.index("NDVI_DROP")], options, where)
     fit = FITS[method](scaled, options.n_clusters, options.seed, where, start=start)
     means = fit.centers * spread + shift
     weights, covariances = scatter(scaled, fit.centers) if fit.mixture is None else fit.mixture
     features = tuple(Feature(name) for name in names)
     legend = tuple(LegendClass(number, f"Cluster {number}", (0, 0, 0)) for number in range(1, len(means) + 1))
     model = ClusterModel(features, means, shift, spread, "robust", legend, weights, covariances, method)
-    drops = means[:, list(names).index("NDVI_DROP")]
+    drops = means[:, names.index("NDVI_DROP")]
     best = int(drops.argmax())
     changed = best if drops[best] >= least_drop else None
     figures = ", ".join(f"{drop:.2f}" for drop in drops)
     outcome = f"cluster {best + 1} is the change" if changed is not None else "none is the change"
     sentence = f"The cluster whose mean NDVI fell most, by at least {least_drop:g} (falls: {figures}): {outcome}."
-    return ChangeRule(method, sentence, least_drop, clusters=model, changed=changed)
+    return ChangeRule(method, sentence, least_drop, clusters=model, changed=changed, columns=columns)
 
 
 def _start(scaled: np.ndarray, drop: np.ndarray, options: ChangeFit, where: str) -> np.ndarray | None:

@@ -14,6 +14,8 @@ UNKNOWN, NO_CHANGE, CHANGE = range(3)
 """Codes of maps of change, of masks and of references alike."""
 SQUARES_ACROSS = 20
 """Squares of ground along the longer side, over which figures scatter."""
+SAMPLES_ACROSS = 4
+"""Pixels across a cell of a picture that its mean is taken from, at least."""
 NAMES = ("no change", "change")
 
 
@@ -76,7 +78,7 @@ class SquareTally:
 
 
 class Overview:
-    """A sink that keeps a small picture: the mean of each of some planes in cells of step x step pixels.
+    """A sink that keeps a small picture: the mean of each of some planes in cells of step x step pixels; of large ones from a few of them.
 
     Attributes:
         step: pixels along a cell's side.
@@ -84,30 +86,36 @@ class Overview:
 
     def __init__(self, grid: Grid, n_planes: int, longest: int) -> None:
         self.step = max(1, -(-max(grid.width, grid.height) // longest))
+        self._stride = max(1, self.step // SAMPLES_ACROSS)
         shape = -(-grid.height // self.step), -(-grid.width // self.step)
         self._sums, self._counts = np.zeros((n_planes, *shape)), np.zeros((n_planes, *shape))
 
     def write(self, window: Window, planes: Sequence[np.ndarray] | np.ndarray, valid: np.ndarray) -> None:
         """Take one window."""
-        rows, first_row = _starts(window.y, window.height, self.step)
-        columns, first_column = _starts(window.x, window.width, self.step)
+        lines, rows, first_row = self._cells(window.y, window.height)
+        samples, columns, first_column = self._cells(window.x, window.width)
+        if not len(rows) or not len(columns):
+            return
+        picked = np.s_[..., lines, samples]
         here = np.s_[first_row : first_row + len(rows), first_column : first_column + len(columns)]
-        each_valid = np.broadcast_to(valid, (len(planes), *valid.shape[-2:]))
+        each_valid = np.broadcast_to(valid[picked], (len(planes), *valid[picked].shape[-2:]))
         for number, (plane, ok) in enumerate(zip(planes, each_valid)):
-            values = np.where(ok, plane, 0).astype(np.float32)
+            values = np.where(ok, plane[picked], 0).astype(np.float32)
             for target, added in ((self._sums, values), (self._counts, ok.astype(np.float32))):
                 target[number][here] += np.add.reduceat(np.add.reduceat(added, rows, axis=0), columns, axis=1)
+
+    def _cells(self, start: int, length: int) -> tuple[slice, np.ndarray, int]:
+        """Of a window that begins at `start`: which pixels are taken, where among them the cells begin, and the number of the first."""
+        first = (self._stride // 2 - start) % self._stride
+        cells = np.arange(start + first, start + length, self._stride) // self.step
+        if not len(cells):
+            return slice(0, 0), cells, 0
+        return slice(first, None, self._stride), np.flatnonzero(np.diff(cells, prepend=cells[0] - 1)), int(cells[0])
 
     @property
     def means(self) -> np.ndarray:
         """(planes, rows, cols); NaN where nothing was valid."""
         return np.divide(self._sums, self._counts, out=np.full(self._sums.shape, np.nan), where=self._counts > 0)
-
-
-def _starts(start: int, length: int, step: int) -> tuple[np.ndarray, int]:
-    """Where, within a window that begins at `start`, the cells begin, and the number of the first."""
-    cells = np.arange(start, start + length) // step
-    return np.flatnonzero(np.diff(cells, prepend=cells[0] - 1)), int(cells[0])
 
 
 def columns_of(comparison: Comparison) -> dict[str, str]:

@@ -35,6 +35,8 @@ from .sampling import NoValidPixel, draw_sample
 from .version import VERSION
 
 TITLES = {"ndvi-drop": "NDVI drop", "kmeans": "k-means", "gmm": "Gaussian mixture", "irmad": "IR-MAD"}
+BLOCK_PX = 512
+"""Side of a block: there are some thirty planes for each pixel, the reasons and pictures among them."""
 OVERVIEW_PX = 420
 """Cells of the pictures along the longer side."""
 
@@ -295,7 +297,7 @@ def _write(run: _Run, outputs: DetectOutputs, files: OutputFiles, progress: Prog
         if outputs.magnitude or outputs.polygons:
             magnitude = files.path(outputs.magnitude) if outputs.magnitude else str(Path(files.folder(outputs.polygons)) / "magnitude.tif")
             write_to(magnitude, [MAGNITUDE_BAND], [planes.magnitude])
-        run_blocks(StackedReader(readers), op, sinks, progress=progress.part(0.1, 0.7))
+        run_blocks(StackedReader(readers), op, sinks, block_size=BLOCK_PX, progress=progress.part(0.1, 0.7))
     _finish_class_raster(raster, outputs, tallies[0], files)
     if outputs.aligned:
         _write_aligned(run, files.path(outputs.aligned), progress.part(0.7, 0.8))

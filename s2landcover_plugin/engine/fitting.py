@@ -89,6 +89,7 @@ def fit_mixture(
             reg_covar=REGULARIZATION,
             max_iter=MAX_EM_STEPS,
             random_state=seed,
+            **(_parameters(scaled, from_kmeans) if start is not None else {}),
         )
         try:
             labels = fit.fit_predict(scaled)
@@ -98,6 +99,19 @@ def fit_mixture(
         bic = float(fit.bic(scaled))
     inertia = float(((scaled - fit.means_[labels]) ** 2).sum())
     return ClusterFit(fit.means_, labels, inertia, fit, (fit.weights_, fit.covariances_), bic)
+
+
+def _parameters(scaled: np.ndarray, fit: ClusterFit) -> dict[str, np.ndarray]:
+    """Weights and precisions of the clusters of a fit, to start EM from; else scikit-learn takes those of a k-means of its own."""
+    k, width = fit.centers.shape
+    weights = (np.bincount(fit.labels, minlength=k) + 1) / (len(scaled) + k)
+    precisions = []
+    for number, center in enumerate(fit.centers):
+        deviation = scaled[fit.labels == number] - center
+        covariance = deviation.T @ deviation / max(len(deviation), 1) + REGULARIZATION * np.eye(width)
+        precision = np.linalg.inv(covariance)
+        precisions.append((precision + precision.T) / 2)
+    return {"weights_init": weights, "precisions_init": np.stack(precisions)}
 
 
 FITS = {"kmeans": fit_kmeans, "gmm": fit_mixture}

@@ -57,6 +57,10 @@ class IrMad:
         variance = np.maximum(2 * (1 - self.correlations) / self.consistency, LEAST_VARIANCE)
         return np.asarray((variates**2 / variance[:, None]).sum(axis=0))
 
+    def limit(self, probability: float) -> float:
+        """The chi-square beyond which the probability of no change is smaller than this."""
+        return float(require("scipy.special").chdtri(len(self.correlations), probability))
+
     def no_change(self, chi_square: np.ndarray) -> np.ndarray:
         """Probability of a chi-square at least as large where nothing changed, 0 to 1."""
         return np.asarray(require("scipy.special").chdtrc(len(self.correlations), chi_square))

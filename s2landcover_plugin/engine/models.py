@@ -80,16 +80,22 @@ class ClusterModel:
         cluster, confidence = _nearest(self.scaled_means, scaled)
         return Judgement(cluster, confidence, distance)
 
+    def assign(self, scaled: np.ndarray) -> np.ndarray:
+        """The 0-based cluster of each of n pixels (n_features, n) alone, as `judge` tells it."""
+        if self.method == "gmm":
+            return np.asarray(self._log_density(scaled).argmax(axis=0))
+        means = self.scaled_means
+        return np.asarray((2 * means @ scaled - (means**2).sum(1)[:, None]).argmax(axis=0))
+
     def _log_density(self, scaled: np.ndarray) -> np.ndarray:
         """(k, n) logarithm of weight x normal density (Bishop 2006, eq. 2.43) of pixels (f, n)."""
         result = np.empty((len(self.means), scaled.shape[1]))
-        for row, mean, covariance, weight in zip(result, self.scaled_means, self.covariances, self.weights):
-            lower = np.linalg.cholesky(covariance)
-            deviation = np.linalg.solve(lower, scaled - mean[:, None])
+        for row, mean, root, weight in zip(result, self.scaled_means, self.precision_roots(), self.weights):
+            deviation = root.T @ (scaled - mean[:, None])
             np.einsum("ij,ij->j", deviation, deviation, out=row)
             row += len(mean) * math.log(2 * math.pi)
             row *= -0.5
-            row += math.log(weight) - np.log(np.diag(lower)).sum()
+            row += math.log(weight) + np.log(np.diag(root)).sum()
         return result
 
     def _peak(self) -> float:

@@ -138,9 +138,13 @@ def describe(path: str, drivers: Sequence[str] = READ_DRIVERS) -> RasterInfo:
         EngineError: it cannot be opened, or is rotated.
     """
     dataset = open_dataset(path, drivers)
+    try:
+        grid = Grid(str(dataset.GetProjection() or ""), tuple(dataset.GetGeoTransform()), dataset.RasterXSize, dataset.RasterYSize)
+    except EngineError as err:
+        raise EngineError(err.what, f"{path} ({err.where})", err.fix) from err
     return RasterInfo(
         path,
-        Grid(str(dataset.GetProjection() or ""), tuple(dataset.GetGeoTransform()), dataset.RasterXSize, dataset.RasterYSize),
+        grid,
         tuple(_band_info(dataset.GetRasterBand(i + 1), i + 1, path) for i in range(dataset.RasterCount)),
         tuple(dataset.GetRasterBand(1).GetBlockSize()),
         dict(dataset.GetMetadata() or {}),
