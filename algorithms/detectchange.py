@@ -34,13 +34,13 @@ class DetectChange(Algorithm):
         "hundredths of a pixel. Water, cloud, cloud shadow and snow of either date are left out, by the scene classification "
         "(SCL) where the stack has it, else by indices; their areas are told. Then any of four methods, each by a stated rule:\n\n"
         "ndvi-drop: NDVI fell by more than the threshold. kmeans, gmm: two or three clusters of NDVI, BSI (where there are blue "
-        "and SWIR) and their differences; the cluster whose mean NDVI fell most is the change, if by at least half the "
-        "threshold. irmad: IR-MAD (Nielsen 2007) on all bands, probability of no change below 0.001, and NDVI fell by at least "
-        "three quarters of the threshold.\n\n"
+        "and SWIR) and their differences; the cluster whose mean NDVI fell most is the change, if by at least the threshold. "
+        "irmad: IR-MAD (Nielsen 2007) on all bands, probability of no change below 0.001, and NDVI fell by at least three "
+        "quarters of the threshold.\n\n"
         "Every method is compared with the NDVI-drop mask: that is agreement, not accuracy, because both come from the same "
         "images. Accuracy needs a REFERENCE of its own: a raster of codes, or polygons around what changed, drawn for the whole "
-        "area. Intervals are 95 %, from drawing squares of ground. Dates of another season, relative orbit or height of the sun "
-        "give a warning.\n\n"
+        "area. Intervals are 95 %, from drawing squares of ground (of areas large enough to have twenty of them). Dates of "
+        "another season, relative orbit or height of the sun give a warning.\n\n"
         "The map has 1 = no change, 2 = change, 0 = left out. The magnitude is the length of the change of NDVI and BSI. "
         "PRECISION, RECALL and F1 are those of the map (the first of METHODS) against the REFERENCE, else the NDVI-drop mask; "
         "of that mask itself they are not a number."
@@ -97,7 +97,7 @@ class DetectChange(Algorithm):
             raise EngineError("The reference cannot be opened", f"REFERENCE {parameters['REFERENCE']}", "choose a layer that exists")
         code = self.parameterAsInt(parameters, "REFERENCE_CODE", context) if parameters.get("REFERENCE_CODE") is not None else None
         if not isinstance(layer, QgsVectorLayer):
-            return Reference(raster_file(layer, "REFERENCE"), code=code, name=layer.name())
+            return Reference(raster_file(layer, "REFERENCE"), code=code, name=layer.name(), is_vector=False)
         convert = QgsProcessingUtils.convertToCompatibleFormatAndLayerName
         path, name = convert(layer, False, "reference", FORMATS, "gpkg", context, QgsProcessingFeedback())
-        return Reference(path, layer=name, name=layer.name())
+        return Reference(path, layer=name, name=layer.name(), is_vector=True)

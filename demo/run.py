@@ -1,4 +1,4 @@
-"""The main job from end to end by qgis_process: fetch, cluster, report, and a picture of the map.
+"""The main job from end to end by qgis_process: fetch, cluster, report, a picture of the map, and change between two dates.
 
 `python -m demo.run [--live] [--out build/demo]`. Without --live: the simulated area, served by rustac and nginx on loopback.
 """
@@ -16,7 +16,7 @@ from typing import Iterator
 
 from s2landcover_plugin.engine.sentinel2 import L2A_BANDS
 
-from . import scene, servers
+from . import change_pair, scene, servers
 from .qgis import environment, qgis_process
 
 AREA = {
@@ -51,7 +51,7 @@ def simulated_catalog() -> Iterator[dict[str, str]]:
 
 
 def run(out: Path, search: dict[str, str]) -> None:
-    """Fetch, stack, index, cluster, count and draw into the folder `out`."""
+    """Fetch, stack, index, cluster, count, draw and compare into the folder `out`."""
     fetched, stack, clusters, report = out / "fetched.tif", out / "bands.tif", out / "landcover.tif", out / "landcover.html"
     wanted = ",".join([*L2A_BANDS, "SCL"])
     qgis_process("s2landcover:stacfetch", {**search, "BANDS": wanted, "OUTPUT": fetched, "OUTPUT_LEDGER": out / "ledger.json"})
@@ -62,7 +62,22 @@ def run(out: Path, search: dict[str, str]) -> None:
     qgis_process("s2landcover:classareas", {"INPUT": clusters, "OUTPUT_TABLE": out / "areas.csv", "OUTPUT_HTML": out / "areas.html"})
     picture = out / "map.png"
     subprocess.run([sys.executable, "-m", "demo.map_png", str(clusters), str(stack), str(picture)], check=True, env=environment())
-    print(f"\nClass map   {clusters}\nReport      {report}\nPicture     {picture}\nLedger      {out / 'ledger.json'}")
+    change = change_between_dates(out)
+    print(f"\nClass map   {clusters}\nReport      {report}\nPicture     {picture}\nLedger      {out / 'ledger.json'}\nChange      {change}")
+
+
+def change_between_dates(out: Path) -> Path:
+    """Detect planted landslides between two simulated dates; returns the report."""
+    before, after, scars = change_pair.write_pair(out)
+    report = out / "change.html"
+    outputs = {
+        "OUTPUT": out / "change.tif",
+        "OUTPUT_POLYGONS": out / "change.gpkg",
+        "OUTPUT_TABLE": out / "change.csv",
+        "OUTPUT_HTML": report,
+    }
+    qgis_process("s2landcover:detectchange", {"BEFORE": before, "AFTER": after, "REFERENCE": scars, **outputs})
+    return report
 
 
 def main() -> None:

@@ -190,8 +190,8 @@ def test_bands_are_found_by_name_and_missing_ones_are_named(stack, tmp_path):
         with pytest.raises(EngineError, match=said):
             run_apply(path, out.model, ApplyOutputs(str(folder / "o.tif")), ApplyOptions(), Progress())
     with pytest.raises(EngineError, match="Two features of the model are one band"):
-        twice = ApplyOptions(band_map="blue=2,green=2,red=3,nir=4")
-        run_apply(unnamed, out.model, ApplyOutputs(str(folder / "o.tif")), twice, Progress())
+        named = write_raster(tmp_path / "named.tif", data, names=NAMES, scale=(0.0001, 0))
+        run_apply(named, out.model, ApplyOutputs(str(folder / "o.tif")), ApplyOptions(band_map="blue=2"), Progress())
     assert list(folder.iterdir()) == []
 
 

@@ -29,6 +29,8 @@ class Acquisition:
     day: date | None
     relative_orbit: int | None
     sun_elevation: float | None
+    scenes: str = ""
+    """Names of the scenes, as the metadata have them."""
 
     @property
     def text(self) -> str:
@@ -80,8 +82,8 @@ def acquisition(path: str, metadata: Mapping[str, str]) -> Acquisition:
     days = (_day(text) for text in texts)
     orbit, sun = metadata.get(ORBIT, ""), metadata.get(SUN, "")
     named = next((found for text in texts[1:] if (found := _ORBIT.search(text))), None)
-    number = int(orbit) if orbit.isdigit() else int(named[1]) if named else None
-    return Acquisition(next((day for day in days if day), None), number, _number(sun))
+    number = int(orbit) if re.fullmatch(r"[0-9]{1,3}", orbit) else int(named[1]) if named else None
+    return Acquisition(next((day for day in days if day), None), number, _number(sun), metadata.get(SCENES, ""))
 
 
 def _day(text: str) -> date | None:
@@ -94,9 +96,10 @@ def _day(text: str) -> date | None:
 
 def _number(text: str) -> float | None:
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         return None
+    return number if -90 <= number <= 90 else None
 
 
 def differences(before: Acquisition, after: Acquisition) -> list[str]:
@@ -105,6 +108,8 @@ def differences(before: Acquisition, after: Acquisition) -> list[str]:
     if before.day and after.day:
         apart = abs(before.day.timetuple().tm_yday - after.day.timetuple().tm_yday)
         apart = min(apart, 365 - apart)
+        if before.day == after.day:
+            said.append(f"Both images are of the same day ({before.text}): there can hardly be any change between them.")
         if before.day > after.day:
             said.append(f"The date before ({before.text}) is later than the date after ({after.text}): gains and losses are exchanged.")
         if apart > SEASON_DAYS:

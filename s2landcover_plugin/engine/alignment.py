@@ -19,7 +19,7 @@ from .geotiff import OutputBand
 from .grid import Grid, Window
 from .options import option
 from .progress import Progress
-from .raster import BandInfo, RasterInfo, RasterReader, Reader, StackedReader, read_legend
+from .raster import GDAL_TYPES, BandInfo, RasterInfo, RasterReader, Reader, StackedReader, read_legend
 from .registration import IDENTITY, MOTIONS, Patch, Registration, register
 from .structure import structure
 
@@ -328,6 +328,7 @@ def _runs(image: RasterInfo, bands: Sequence[BandInfo]) -> list[list[BandInfo]]:
 def output_bands(image: RasterInfo) -> list[OutputBand]:
     """The bands of an image as they are written again: names, scale and nodata stay."""
     dtype = str(np.result_type(*(band.dtype for band in image.bands)))
+    dtype = dtype if dtype in GDAL_TYPES else "float64"
     missing = 0.0 if dtype.startswith("uint") else -9999.0
     bands = []
     for band in image.bands:

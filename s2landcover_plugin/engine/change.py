@@ -10,7 +10,7 @@ import numpy as np
 from . import sentinel2
 from .errors import EngineError
 from .features import Feature
-from .fitting import FITS
+from .fitting import FITS, ClusterFit
 from .irmad import IrMad, fit_irmad
 from .legend import LegendClass
 from .models import ClusterModel, scatter
@@ -23,8 +23,18 @@ REASONS = ("used", "no data", "cloud or its shadow", "water", "snow or ice", "da
 DIFFERENCES = ("NDVI_DROP", "BSI_RISE")
 SURE = 0.001
 """Probability of no change below which IR-MAD calls a pixel changed."""
-CLUSTER_DROP = 1.0
-"""Share of the NDVI threshold that the mean of the cluster that means change has fallen by at least."""
+LEAST_SPREAD = 0.01
+"""NDVI and BSI of unchanged land differ by this much at least, even where two images are copies of each other."""
+WORTH_A_WORD = 0.001
+"""Share of the sample whose NDVI fell beyond the threshold, for a warning where no cluster is the change."""
+LEAST_STEADY = 0.1
+"""Share of the sample whose NDVI hardly moved, to start IR-MAD from."""
+LEAST_WEIGHT = 1e-3
+"""Of a pixel that clearly changed, in the first round of IR-MAD."""
+LEAST_UNCHANGED = 0.5
+"""Share of the sample that has to look unchanged for IR-MAD to be trusted."""
+LEAST_REFLECTANCE = 1e-4
+"""One DN: what stacks of this plugin have at least."""
 OUTLYING = 5.0
 """Robust standard deviations of the NDVI difference beyond which a pixel may start the cluster of change."""
 MAD_DROP = 0.75
@@ -49,6 +59,10 @@ class DatePlanes:
         """(n,) reflectance of a band from stored planes (planes, n)."""
         scale = self.scales[name]
         return np.asarray(stored[self.planes[name]].astype(np.float64) * scale.scale + scale.offset)
+
+    def positive(self, stored: np.ndarray, name: str) -> np.ndarray:
+        """(n,) reflectance, at least LEAST_REFLECTANCE: indices of signed numbers have no bounds."""
+        return np.maximum(self.reflectance(stored, name), LEAST_REFLECTANCE)
 
 
 class PairSpace:
@@ -94,7 +108,7 @@ class PairSpace:
         return first, second
 
     def left_out(self, stored: np.ndarray) -> np.ndarray:
-        """(n,) uint8, why a pixel is left out (position in REASONS); of several reasons the first, of the dates either."""
+        """(n,) uint8, why a pixel is left out (position in REASONS): the reason of the first date, else that of the second."""
         codes = np.zeros(stored.shape[1], np.uint8)
         for date in reversed(self.dates):
             for code, hit in reversed(list(_reasons(date, stored).items())):
@@ -109,11 +123,11 @@ def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _ndvi(date: DatePlanes, stored: np.ndarray) -> np.ndarray:
-    return _difference(date.reflectance(stored, "nir"), date.reflectance(stored, "red"))
+    return _difference(date.positive(stored, "nir"), date.positive(stored, "red"))
 
 
 def _bsi(date: DatePlanes, stored: np.ndarray) -> np.ndarray:
-    blue, red, nir, swir = (date.reflectance(stored, name) for name in ("blue", "red", "nir", "swir16"))
+    blue, red, nir, swir = (date.positive(stored, name) for name in ("blue", "red", "nir", "swir16"))
     return _difference(swir + red, nir + blue)
 
 
@@ -123,13 +137,12 @@ def _reasons(date: DatePlanes, stored: np.ndarray) -> dict[int, np.ndarray]:
     By the scene classification where there is one; muddy water, which it takes for soil, by indices too. Without it clouds are bright and
     white, snow is bright with an NDSI of 0.4 or more (Hall et al. 1995), shadow is dark in the near infrared too.
     """
-    red, nir = date.reflectance(stored, "red"), date.reflectance(stored, "nir")
-    green = date.reflectance(stored, "green") if "green" in date.planes else None
-    swir = date.reflectance(stored, "swir16") if "swir16" in date.planes else None
-    blue = date.reflectance(stored, "blue") if "blue" in date.planes else None
+    red, nir = date.positive(stored, "red"), date.positive(stored, "nir")
+    green, swir, blue = (date.positive(stored, name) if name in date.planes else None for name in ("green", "swir16", "blue"))
     # MNDWI (Xu 2006) where it can be had: mud brightens the near infrared, not SWIR
     nothing: np.ndarray = np.zeros(len(red), bool)
     wet = nothing if green is None else (_difference(green, nir if swir is None else swir) > 0) & (nir < 0.2)
+    dark = (red < 0.03) & (nir < 0.08)
     if date.scl is not None:
         classes = stored[date.scl]
         return {
@@ -137,13 +150,13 @@ def _reasons(date: DatePlanes, stored: np.ndarray) -> dict[int, np.ndarray]:
             CLOUD: np.isin(classes, sentinel2.CLOUD_CLASSES),
             WATER: (classes == 6) | wet,
             SNOW: classes == 11,
+            SHADOW: dark & ~wet,
         }
     white, snow = nothing, nothing
     if blue is not None:
         white = (blue > 0.25) & (red < 1.3 * blue)
     if green is not None and swir is not None:
         snow = (_difference(green, swir) >= 0.4) & (green > 0.35)
-    dark = (red < 0.03) & (nir < 0.08)
     return {CLOUD: white & ~snow, WATER: wet & ~snow, SNOW: snow, SHADOW: dark & ~wet}
 
 
@@ -156,18 +169,20 @@ class ChangeRule:
         sentence: the rule in words, with its figures.
         least_drop: fall of NDVI of a pixel (`ndvi-drop`, `irmad`) or of the mean of its cluster (`kmeans`, `gmm`) at least.
         clusters: of `kmeans` and `gmm`.
-        changed: number of the cluster that means change; None if none does.
+        changed: numbers of the clusters that mean change.
         mad: of `irmad`.
         columns: the features that the clusters are made of.
+        doubt: what makes its result doubtful, if anything.
     """
 
     method: str
     sentence: str
     least_drop: float
     clusters: ClusterModel | None = None
-    changed: int | None = None
+    changed: tuple[int, ...] = ()
     mad: IrMad | None = None
     columns: tuple[int, ...] = ()
+    doubt: str = ""
 
     def decide(self, space: PairSpace, stored: np.ndarray, features: np.ndarray) -> np.ndarray:
         """(n,) bool, whether pixels changed.
@@ -180,9 +195,9 @@ class ChangeRule:
         if self.mad is not None:
             return np.asarray((self.mad.chi_square(*space.reflectances(stored)) > self.mad.limit(SURE)) & (drop >= self.least_drop))
         if self.clusters is not None:
-            if self.changed is None:
+            if not self.changed:
                 return np.zeros(features.shape[1], bool)
-            return np.asarray(self.clusters.assign(self.clusters.scaled(features[list(self.columns)])) == self.changed)
+            return np.isin(self.clusters.assign(self.clusters.scaled(features[list(self.columns)])), self.changed)
         return np.asarray(drop > self.least_drop)
 
 
@@ -201,13 +216,22 @@ def fit_rule(method: str, space: PairSpace, sample: np.ndarray, stored: np.ndarr
         return ChangeRule(method, f"NDVI fell by more than {options.ndvi_drop:g}.", options.ndvi_drop)
     if method == "irmad":
         first, second = space.reflectances(stored)
-        mad, least = fit_irmad(first.T, second.T, where), MAD_DROP * options.ndvi_drop
+        least = MAD_DROP * options.ndvi_drop
+        # what clearly fell or grew counts little from the start, or a fifth of changed pixels would pass for the rule
+        steady = np.abs(sample[:, 2]) < least
+        if steady.mean() < LEAST_STEADY:
+            # another season: all fell or rose
+            steady = np.abs(sample[:, 2] - np.median(sample[:, 2])) < least
+        mad = fit_irmad(first.T, second.T, where, np.where(steady, 1.0, LEAST_WEIGHT))
         figures = ", ".join(f"{value:.3f}" for value in mad.correlations)
         sentence = (
             f"IR-MAD of {', '.join(space.common)}: probability of no change below {SURE:g}, and NDVI fell by at least {least:g}. "
             f"Canonical correlations {figures} after {mad.rounds} rounds{'' if mad.converged else ' (not at rest)'}."
         )
-        return ChangeRule(method, sentence, least, mad=mad)
+        doubt = ""
+        if mad.unchanged < LEAST_UNCHANGED:
+            doubt = f"only {100 * mad.unchanged:.0f} % of the sample look unchanged, and the method needs most of them to"
+        return ChangeRule(method, sentence, least, mad=mad, doubt=doubt)
     return _cluster_rule(method, list(space.names), sample, options, where)
 
 
@@ -226,29 +250,41 @@ def _cluster_rule(method: str, names: list[str], sample: np.ndarray, options: Ch
     Differences are measured in units of what they are where nothing changes (1.4826 x median absolute deviation), the states of both dates
     in standard deviations: or two clusters would be forest and field.
     """
-    least_drop = CLUSTER_DROP * options.ndvi_drop
+    least_drop = options.ndvi_drop
     # the state after is that before and the difference: a covariance of all three would be singular
     columns = tuple(i for i, name in enumerate(names) if method == "kmeans" or not name.endswith("_AFTER"))
     sample, names = sample[:, columns], [names[i] for i in columns]
     shift = np.median(sample, axis=0)
     robust = 1.4826 * np.median(np.abs(sample - shift), axis=0)
-    spread = np.where([name in DIFFERENCES for name in names], robust, sample.std(axis=0))
-    spread = np.where(spread > 1e-6, spread, 1.0)
+    spread = np.maximum(np.where([name in DIFFERENCES for name in names], robust, sample.std(axis=0)), LEAST_SPREAD)
     scaled = (sample - shift) / spread
-    start = _start(scaled, scaled[:, names.index("NDVI_DROP")], options, where)
+    drop = names.index("NDVI_DROP")
+
+    def means_of(fit: ClusterFit) -> np.ndarray:
+        return np.asarray(fit.centers * spread + shift)
+
+    # growth may scatter more than loss: what starts from the loss is kept if it is one
+    start = _start(scaled, scaled[:, drop], options, where)
     fit = FITS[method](scaled, options.n_clusters, options.seed, where, start=start)
-    means = fit.centers * spread + shift
+    if start is not None and means_of(fit)[:, drop].max() < least_drop:
+        fit = FITS[method](scaled, options.n_clusters, options.seed, where)
+    means = means_of(fit)
     weights, covariances = scatter(scaled, fit.centers) if fit.mixture is None else fit.mixture
     features = tuple(Feature(name) for name in names)
     legend = tuple(LegendClass(number, f"Cluster {number}", (0, 0, 0)) for number in range(1, len(means) + 1))
     model = ClusterModel(features, means, shift, spread, "robust", legend, weights, covariances, method)
-    drops = means[:, names.index("NDVI_DROP")]
-    best = int(drops.argmax())
-    changed = best if drops[best] >= least_drop else None
-    figures = ", ".join(f"{drop:.2f}" for drop in drops)
-    outcome = f"cluster {best + 1} is the change" if changed is not None else "none is the change"
-    sentence = f"The cluster whose mean NDVI fell most, by at least {least_drop:g} (falls: {figures}): {outcome}."
-    return ChangeRule(method, sentence, least_drop, clusters=model, changed=changed, columns=columns)
+    drops = means[:, drop]
+    changed = tuple(int(number) for number in np.flatnonzero(drops >= least_drop))
+    figures = ", ".join(f"{value:.2f}" for value in drops)
+    named = " and ".join(str(number + 1) for number in changed)
+    outcome = f"{named} {'is' if len(changed) == 1 else 'are'} the change" if changed else "none is the change"
+    sentence = f"Clusters whose mean NDVI fell by at least {least_drop:g} (falls: {figures}): {outcome}."
+    fallen = float((sample[:, drop] > least_drop).mean())
+    doubt = ""
+    if not changed and fallen > WORTH_A_WORD:
+        more = "; try 3 clusters" if options.n_clusters < 3 else ""
+        doubt = f"no cluster is the change, although NDVI fell by more than {least_drop:g} in {100 * fallen:.2g} % of the sample{more}"
+    return ChangeRule(method, sentence, least_drop, clusters=model, changed=changed, columns=columns, doubt=doubt)
 
 
 def _start(scaled: np.ndarray, drop: np.ndarray, options: ChangeFit, where: str) -> np.ndarray | None:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Sequence
 import numpy as np
 
 from .acquisition import acquisition
-from .changemap import LEGEND
-from .comparing import NAMES, Comparison, Overview, SquareTally, columns_of
+from .changemap import AFTER, BEFORE, LEFT_OUT, LEGEND, TRUTH, pictures_of
+from .comparing import NAMES, Comparison, Overview, columns_of, figure_text, square_px
 from .confusion import FIGURES
 from .crs import WGS84_A_M, is_geographic, pixel_metres
+from .legend import csv_text
 from .pairs import DatePair
 from .references import Reference
 from .report import csv_uri, data_uri, new_figure, render
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 HIT_RGB, FALSE_RGB, MISSED_RGB = (0.80, 0.20, 0.07), (0.94, 0.85, 0.15), (0.0, 0.42, 0.73)
 """Vermilion, yellow, blue: told apart in every kind of colour vision (Okabe and Ito 2008)."""
+UNTOLD_RGB = (0.60, 0.40, 0.60)
 EMPTY_RGB, LEFT_OUT_RGB = (0.92, 0.92, 0.92), (0.80, 0.89, 0.94)
 FIGURE_NAMES = {
     "overall_accuracy": "overall accuracy",
@@ -45,7 +47,7 @@ def report_table(report: DetectReport, reference: Reference | None) -> str:
     """
     rows = []
     for result in report.results:
-        own = {"method": result.method, "clusters_and_rule": result.rule}
+        own = {"method": result.method, "rule": result.rule}
         own |= {
             "changed_px": str(result.pixels[1]),
             "changed_ha": f"{result.hectares[1]:.4f}",
@@ -55,7 +57,8 @@ def report_table(report: DetectReport, reference: Reference | None) -> str:
         for comparison in result.comparisons or (None,):
             row = {**own, "kind": "", "reference": ""}
             if comparison is not None:
-                row |= {"kind": comparison.kind, "reference": reference.title if reference and comparison.is_accuracy else "NDVI drop"}
+                title = csv_text(reference.title) if reference and comparison.is_accuracy else "NDVI drop"
+                row |= {"kind": comparison.kind, "reference": title}
                 row |= {**columns_of(comparison), **_adjusted_columns(comparison, sum(result.hectares))}
             rows.append({**row, **left})
     names = list(dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row))
@@ -69,7 +72,7 @@ def report_table(report: DetectReport, reference: Reference | None) -> str:
 def _adjusted_columns(comparison: Comparison, mapped_ha: float) -> dict[str, str]:
     columns: dict[str, str] = {}
     for name, (value, half) in _adjusted(comparison, mapped_ha).items():
-        columns |= {f"adjusted_{name}": f"{value:.6f}", f"adjusted_{name}_ci": f"{half:.6f}"}
+        columns |= {f"adjusted_{name}": figure_text(value), f"adjusted_{name}_ci": figure_text(half)}
     return columns
 
 
@@ -121,7 +124,7 @@ def _square_metres(report: DetectReport, pair: DatePair) -> float | None:
     """Side of the squares behind the intervals, metres; None where there are none."""
     if not any(comparison.intervals for result in report.results for comparison in result.comparisons):
         return None
-    return SquareTally(pair.grid).side * pixel_metres(pair.grid)
+    return square_px(pair.grid) * pixel_metres(pair.grid)
 
 
 def _figures_table(report: DetectReport, kind: str) -> dict[str, Any] | None:
@@ -144,20 +147,21 @@ def _figures_table(report: DetectReport, kind: str) -> dict[str, Any] | None:
 def _panels(report: DetectReport, pair: DatePair, reference: str, has_reference: bool, overview: Overview, when: Sequence[str]) -> str:
     """Pictures side by side: the second date, the reference (or the first date), and every method over it."""
     means = overview.means
-    before, after, left_out, truth = means[:3], means[3:6], means[6], means[7]
-    # planes are: first date, second date, left out, truth, then hit, false and missed of each method
-    stretched = _stretched(before, after)
-    grey = _over(_backdrop(stretched[1]), [(left_out, LEFT_OUT_RGB)])
+    stretched = _stretched(means[BEFORE], means[AFTER])
+    grey = _over(_backdrop(stretched[1]), [(means[LEFT_OUT], LEFT_OUT_RGB)])
     panels: list[tuple[str, np.ndarray]] = [(_named("After", when[1]), stretched[1])]
-    known = f"Reference: {reference}", _over(grey, [(truth, HIT_RGB)])
-    panels.append(known if has_reference else (_named("Before", when[0]), stretched[0]))
+    if has_reference or all(result.method != "ndvi-drop" for result in report.results):
+        panels.append((f"Reference: {reference}", _over(grey, [(means[TRUTH], HIT_RGB)])))
+    else:
+        # the mask is one of the methods
+        panels.append((_named("Before", when[0]), stretched[0]))
     for number, result in enumerate(report.results):
-        hit, false, missed = means[8 + 3 * number : 11 + 3 * number]
+        hit, false, missed, untold = means[pictures_of(number)]
         text = f"{result.title}: {result.hectares[1]:,.1f} ha"
         if result.comparisons:
             figures = result.comparisons[-1].figures
             text += "\n" + ", ".join(f"{FIGURE_NAMES[name].split()[0]} {_short(figures[name])}" for name in ("f1", "precision", "recall"))
-        panels.append((text, _over(grey, [(missed, MISSED_RGB), (false, FALSE_RGB), (hit, HIT_RGB)])))
+        panels.append((text, _over(grey, [(missed, MISSED_RGB), (untold, UNTOLD_RGB), (false, FALSE_RGB), (hit, HIT_RGB)])))
     return _drawn(panels, pair)
 
 

@@ -19,7 +19,7 @@ CHUNK_PX = 1 << 15
 """Pixels per step: a few hundred bytes each in float64 stay near the cache."""
 
 
-class DetectChange(Op):
+class DecideChange(Op):
     """Planes for the sinks, of pixels of two dates. Can be sent to another process.
 
     One plane of codes for each rule, the magnitude, why a pixel is left out, the codes of the NDVI-drop mask and of the reference, then
@@ -33,9 +33,9 @@ class DetectChange(Op):
         self.n_planes = space.n_planes
         self.has_reference = False
 
-    def with_reference(self) -> DetectChange:
+    def with_reference(self) -> DecideChange:
         """The same op where a reference follows the planes of the dates."""
-        op = DetectChange(self.space, self.rules, self.threshold)
+        op = DecideChange(self.space, self.rules, self.threshold)
         op.has_reference = True
         return op
 
@@ -54,7 +54,7 @@ class DetectChange(Op):
         pictures = [*self._pictures(stored), reasons != USED, truth == CHANGE]
         for code in codes[:-1]:
             found, real, comparable = code == CHANGE, truth == CHANGE, truth != UNKNOWN
-            pictures += [found & (real | ~comparable), found & ~real & comparable, real & (code == NO_CHANGE)]
+            pictures += [found & real, found & ~real & comparable, real & (code == NO_CHANGE), found & ~comparable]
         used, seen = reasons == USED, reasons != NO_DATA
         planes = [*codes[:-1], magnitude, reasons, codes[-1], reference, *pictures]
         valids = [used] * len(self.rules) + [used, np.ones(ok.size, bool), used, reference != UNKNOWN] + [seen] * len(pictures)
@@ -88,7 +88,7 @@ def picture_bands(space: PairSpace) -> tuple[str, str, str]:
 
 @dataclass(frozen=True)
 class Planes:
-    """Where the planes of DetectChange are, for m rules."""
+    """Where the planes of DecideChange are, for m rules."""
 
     m: int
 
@@ -110,5 +110,14 @@ class Planes:
 
     @property
     def pictures(self) -> tuple[int, ...]:
-        """Both dates (6), left out, truth, and for each rule: hit, false, missed."""
-        return tuple(range(self.m + 4, self.m + 4 + 8 + 3 * self.m))
+        """Both dates (3 each), left out, truth, and for each rule: hit, false, missed, found where the truth is not known."""
+        return tuple(range(self.m + 4, self.m + 4 + 8 + 4 * self.m))
+
+
+BEFORE, AFTER, LEFT_OUT, TRUTH = slice(0, 3), slice(3, 6), 6, 7
+"""Where in the pictures the two dates, the pixels left out and the truth are."""
+
+
+def pictures_of(rule: int) -> slice:
+    """Where in the pictures the four planes of a rule are."""
+    return slice(8 + 4 * rule, 12 + 4 * rule)

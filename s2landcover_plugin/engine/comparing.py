@@ -14,6 +14,8 @@ UNKNOWN, NO_CHANGE, CHANGE = range(3)
 """Codes of maps of change, of masks and of references alike."""
 SQUARES_ACROSS = 20
 """Squares of ground along the longer side, over which figures scatter."""
+LEAST_SQUARE_PX = 64
+"""Side of a square: larger than most patches of change, or intervals would be too narrow."""
 SAMPLES_ACROSS = 4
 """Pixels across a cell of a picture that its mean is taken from, at least."""
 NAMES = ("no change", "change")
@@ -48,6 +50,11 @@ class Comparison:
         return {name: float(value) for name, value in figures(self.confusion.counts, 1).items()}
 
 
+def square_px(grid: Grid) -> int:
+    """Side of the squares of ground, pixels."""
+    return max(LEAST_SQUARE_PX, -(-max(grid.width, grid.height) // SQUARES_ACROSS))
+
+
 class SquareTally:
     """A sink that counts pairs of codes (reference, predicted) in each square of ground.
 
@@ -56,7 +63,7 @@ class SquareTally:
     """
 
     def __init__(self, grid: Grid) -> None:
-        self.side = max(1, -(-max(grid.width, grid.height) // SQUARES_ACROSS))
+        self.side = square_px(grid)
         self.across, down = -(-grid.width // self.side), -(-grid.height // self.side)
         self.counts = np.zeros((self.across * down, 2, 2), np.int64)
 
@@ -118,16 +125,17 @@ class Overview:
         return np.divide(self._sums, self._counts, out=np.full(self._sums.shape, np.nan), where=self._counts > 0)
 
 
+def figure_text(value: float) -> str:
+    """A figure for a table; empty where it is not defined."""
+    return "" if np.isnan(value) else f"{value:.6f}"
+
+
 def columns_of(comparison: Comparison) -> dict[str, str]:
     """The columns of a comparison in a table; empty texts where a figure is not defined."""
-
-    def text(value: float) -> str:
-        return "" if np.isnan(value) else f"{value:.6f}"
-
     (tn, fp), (fn, tp) = comparison.confusion.counts
     columns = {"true_no_change": tn, "false_change": fp, "missed_change": fn, "true_change": tp}
     result = {name: str(int(count)) for name, count in columns.items()}
     for name in FIGURES:
         low, high = comparison.intervals.get(name, (float("nan"), float("nan")))
-        result |= {name: text(comparison.figures[name]), f"{name}_low": text(low), f"{name}_high": text(high)}
+        result |= {name: figure_text(comparison.figures[name]), f"{name}_low": figure_text(low), f"{name}_high": figure_text(high)}
     return result

@@ -10,12 +10,12 @@ from typing import Sequence
 
 import numpy as np
 
-from .acquisition import acquisition, differences
+from .acquisition import ORBIT, SCENES, SUN, acquisition, differences, inherited
 from .alignment import Alignment, AlignOptions, output_bands
 from .areas import ClassTally
 from .blocks import Sink, SomePlanes, run_blocks
-from .change import METHODS, REASONS, ChangeFit, ChangeRule, PairSpace, check_methods, fit_rule
-from .changemap import LEGEND, MAGNITUDE_BAND, DetectChange, Planes
+from .change import METHODS, REASONS, USED, ChangeFit, ChangeRule, PairSpace, check_methods, fit_rule
+from .changemap import LEGEND, MAGNITUDE_BAND, DecideChange, Planes
 from .comparing import CHANGE, NO_CHANGE, UNKNOWN, Comparison, Overview, SquareTally
 from .confusion import FIGURES
 from .cost import Stopwatch
@@ -37,6 +37,11 @@ from .version import VERSION
 TITLES = {"ndvi-drop": "NDVI drop", "kmeans": "k-means", "gmm": "Gaussian mixture", "irmad": "IR-MAD"}
 BLOCK_PX = 512
 """Side of a block: there are some thirty planes for each pixel, the reasons and pictures among them."""
+MOST_SAMPLED = 0.5
+CENSUS = (
+    "The reference covers most of the map: it is no sample of it, and the intervals of the area-adjusted figures, which take its pixels "
+    "for independent ones, are much too narrow."
+)
 OVERVIEW_PX = 420
 """Cells of the pictures along the longer side."""
 
@@ -65,7 +70,7 @@ class DetectOptions:
         "For a REFERENCE that is a random sample of the map: figures of the whole map after Olofsson et al. 2014.",
         advanced=True,
     )
-    sample_size: int = option(50000, "Pixels in the sample", "Rules are fitted to a seeded sample.", min=1000, max=1_000_000, advanced=True)
+    sample_size: int = option(50000, "Pixels in the sample", "Rules are fitted to a seeded sample.", min=1000, max=200_000, advanced=True)
     seed: int = option(0, "Seed", "The same number and the same inputs give the same map.", min=0, max=2**31 - 1, advanced=True)
     band_map: str = ""
 
@@ -161,6 +166,20 @@ def run_change(inputs: DetectInputs, outputs: DetectOutputs, options: DetectOpti
         progress.on_warning(text)
 
     heard = replace(progress, on_warning=warn)
+    reads = [inputs.before, inputs.after, *([inputs.reference.path] if inputs.reference else [])]
+    with OutputFiles(reads) as files:
+        # all asked for before anything is computed: a wrong name must not cost a run
+        paths = _Paths(**{name: files.path(path) for name, path in asdict(outputs).items() if path})
+        run = _prepared(inputs, options, warnings, watch, heard)
+        return _write(run, outputs, paths, files, heard.part(0.3, 1))
+
+
+class _Paths(DetectOutputs):
+    """Temporary paths of the outputs."""
+
+
+def _prepared(inputs: DetectInputs, options: DetectOptions, warnings: list[str], watch: Stopwatch, heard: Progress) -> _Run:
+    """Both dates on one grid, and the rules fitted."""
     before, after = describe(inputs.before), describe(inputs.after)
     for sentence in differences(acquisition(before.path, before.metadata), acquisition(after.path, after.metadata)):
         heard.warn(sentence)
@@ -170,10 +189,7 @@ def run_change(inputs: DetectInputs, outputs: DetectOutputs, options: DetectOpti
     rules = _fitted(pair, options, heard.part(0.15, 0.3))
     for rule in rules:
         heard.info(f"{TITLES[rule.method]}: {rule.sentence}")
-    reads = [inputs.before, inputs.after, *([inputs.reference.path] if inputs.reference else [])]
-    run = _Run(pair, tuple(rules), options, inputs, warnings, watch)
-    with OutputFiles(reads) as files:
-        return _write(run, outputs, files, heard.part(0.3, 1))
+    return _Run(pair, tuple(rules), options, inputs, warnings, watch)
 
 
 @dataclass(frozen=True)
@@ -195,6 +211,9 @@ class _Run:
             when = acquisition(info.path, info.metadata).text
             if when:
                 facts[f"S2LC_{name}_DATE"] = when
+            facts |= {key.replace("S2LC_", f"S2LC_{name}_"): info.metadata[key] for key in (SCENES, ORBIT, SUN) if key in info.metadata}
+        if self.inputs.reference:
+            facts["S2LC_REFERENCE"] = self.inputs.reference.title
         facts["S2LC_PARAMETERS"] = json.dumps(asdict(self.options))
         facts["S2LC_RULES"] = json.dumps({rule.method: rule.sentence for rule in self.rules})
         found = self.pair.alignment
@@ -226,9 +245,13 @@ class _Both:
     def __init__(self, space: PairSpace) -> None:
         self.space = space
 
+    def usable(self, stored: np.ndarray) -> np.ndarray:
+        """(n,) bool, pixels that are not left out."""
+        return self.space.left_out(stored) == USED
+
     def values(self, stored: np.ndarray) -> np.ndarray:
-        """(features + planes, n); NaN where a pixel is left out."""
-        return np.concatenate([self.space.values(stored), stored.astype(np.float64)])
+        """(features + planes, n)."""
+        return np.concatenate([self.space.features(stored), stored.astype(np.float64)])
 
 
 def _fitted(pair: DatePair, options: DetectOptions, progress: Progress) -> list[ChangeRule]:
@@ -245,7 +268,12 @@ def _fitted(pair: DatePair, options: DetectOptions, progress: Progress) -> list[
     fit = ChangeFit(options.n_clusters, options.ndvi_drop, options.seed)
     rules = []
     for number, method in enumerate(dict.fromkeys(options.methods)):
-        rules.append(fit_rule(method, pair.space, features, stored, fit, f"{TITLES[method]} of {where}"))
+        try:
+            rules.append(fit_rule(method, pair.space, features, stored, fit, f"{TITLES[method]} of {where}"))
+        except EngineError as err:
+            raise EngineError(err.what, err.where, f"{err.fix}; or leave {method} out of METHODS") from err
+        if rules[-1].doubt:
+            progress.warn(f"{TITLES[method]}: {rules[-1].doubt}.")
         progress.report(0.5 + 0.5 * (number + 1) / len(options.methods))
     return rules
 
@@ -253,7 +281,8 @@ def _fitted(pair: DatePair, options: DetectOptions, progress: Progress) -> list[
 def _nothing_left(pair: DatePair, where: str, progress: Progress) -> EngineError:
     """Why no pixel can be compared."""
     tally = ClassTally(pair.grid, len(REASONS))
-    run_blocks(pair.reader, DetectChange(pair.space, (), 0.2), [_Everywhere(SomePlanes(tally, (Planes(0).reasons,)))], progress=progress)
+    sinks = [_Everywhere(SomePlanes(tally, (Planes(0).reasons,)))]
+    run_blocks(pair.reader, DecideChange(pair.space, (), 0.2), sinks, block_size=BLOCK_PX, progress=progress)
     total = tally.pixels.sum()
     shares = [f"{100 * n / total:.0f} % {reason}" for reason, n in zip(REASONS, tally.pixels) if n]
     return EngineError(f"No pixel can be compared ({', '.join(shares)})", where, "choose dates with clear sky over the same land")
@@ -269,9 +298,9 @@ class _Everywhere:
         self.sink.write(window, planes, np.ones_like(valid))
 
 
-def _write(run: _Run, outputs: DetectOutputs, files: OutputFiles, progress: Progress) -> DetectReport:
+def _write(run: _Run, outputs: DetectOutputs, paths: DetectOutputs, files: OutputFiles, progress: Progress) -> DetectReport:
     pair, options, planes, grid = run.pair, run.options, Planes(len(run.rules)), run.pair.grid
-    op = DetectChange(pair.space, run.rules, options.ndvi_drop)
+    op = DecideChange(pair.space, run.rules, options.ndvi_drop)
     readers: list[Reader] = [pair.reader]
     if run.inputs.reference:
         readers.append(open_reference(run.inputs.reference, grid, files, outputs.raster, progress.part(0, 0.1)))
@@ -283,7 +312,7 @@ def _write(run: _Run, outputs: DetectOutputs, files: OutputFiles, progress: Prog
     sinks: list[Sink] = [SomePlanes(tally, (i,)) for i, tally in enumerate(tallies)]
     sinks += [_Everywhere(SomePlanes(reasons, (planes.reasons,))), SomePlanes(overview, planes.pictures)]
     sinks += [SomePlanes(squares[i, is_accuracy], (plane, i)) for i in range(planes.m) for is_accuracy, plane in truths]
-    raster, magnitude = files.path(outputs.raster), ""
+    raster, magnitude = paths.raster, paths.magnitude
     with ExitStack() as open_files:
 
         def write_to(path: str, bands: Sequence[OutputBand], numbers: Sequence[int], legend: Sequence[LegendClass] = ()) -> None:
@@ -293,25 +322,26 @@ def _write(run: _Run, outputs: DetectOutputs, files: OutputFiles, progress: Prog
         write_to(raster, [OutputBand("change", "uint8", UNKNOWN)], [0], LEGEND)
         if outputs.methods:
             bands = [OutputBand(rule.method, "uint8", UNKNOWN) for rule in run.rules]
-            write_to(files.path(outputs.methods), bands, range(planes.m))
-        if outputs.magnitude or outputs.polygons:
-            magnitude = files.path(outputs.magnitude) if outputs.magnitude else str(Path(files.folder(outputs.polygons)) / "magnitude.tif")
+            write_to(paths.methods, bands, range(planes.m))
+        if outputs.polygons and not magnitude:
+            magnitude = str(Path(files.folder(outputs.polygons)) / "magnitude.tif")
+        if magnitude:
             write_to(magnitude, [MAGNITUDE_BAND], [planes.magnitude])
         run_blocks(StackedReader(readers), op, sinks, block_size=BLOCK_PX, progress=progress.part(0.1, 0.7))
     _finish_class_raster(raster, outputs, tallies[0], files)
     if outputs.aligned:
-        _write_aligned(run, files.path(outputs.aligned), progress.part(0.7, 0.8))
+        _write_aligned(run, paths.aligned, progress.part(0.7, 0.8))
     n_patches = None
     if outputs.polygons:
-        patches = Patches(LEGEND[1], _facts_of_patches(run))
-        n_patches = write_patches(raster, magnitude, outputs.polygons, files, patches, options.min_area_ha, progress.part(0.8, 0.95))
+        patches = Patches(LEGEND[1], options.min_area_ha, _facts_of_patches(run))
+        n_patches = write_patches((raster, magnitude), paths.polygons, outputs.polygons, files, patches, progress.part(0.8, 0.95))
         if not n_patches:
             progress.info(f"No patch of change reaches {options.min_area_ha:g} ha: the polygons are empty.")
     results = tuple(_result(run, i, tallies[i], squares) for i in range(planes.m))
     excluded = {reason: float(hectares) for reason, hectares in list(zip(REASONS, reasons.hectares))[1:]}
     report = DetectReport(results, excluded, pair.alignment, tuple(run.warnings), n_patches)
     _tell(report, progress)
-    _write_texts(run, report, overview, outputs, files)
+    _write_texts(run, report, overview, (outputs, paths), files)
     progress.report(1.0)
     return report
 
@@ -324,7 +354,9 @@ def _finish_class_raster(raster: str, outputs: DetectOutputs, tally: ClassTally,
 
 def _write_aligned(run: _Run, path: str, progress: Progress) -> None:
     reader = run.pair.aligned()
-    with RasterWriter(path, reader.grid, output_bands(run.pair.images[1]), metadata=run.provenance) as writer:
+    after = replace(run.pair.images[1], bands=tuple(band for band in run.pair.images[1].bands if not band.is_alpha))
+    facts = {**inherited(run.pair.images[1].metadata), **run.provenance}
+    with RasterWriter(path, reader.grid, output_bands(after), metadata=facts) as writer:
         run_blocks(reader, None, [writer], progress=progress)
 
 
@@ -342,6 +374,8 @@ def _result(run: _Run, number: int, tally: ClassTally, squares: dict[tuple[int, 
             continue
         mapped = tally.hectares[[NO_CHANGE, CHANGE]] if is_accuracy and run.options.area_adjusted else None
         comparisons.append(counted.comparison(rule.method, is_accuracy, seed, mapped))
+        if mapped is not None and not number and comparisons[-1].confusion.total > MOST_SAMPLED * sum(tally.pixels[[NO_CHANGE, CHANGE]]):
+            run.warnings.append(CENSUS)
     pixels, hectares = tally.pixels, tally.hectares
     return MethodResult(
         rule.method,
@@ -361,15 +395,18 @@ def _tell(report: DetectReport, progress: Progress) -> None:
     progress.info(f"Left out: {left or 'nothing'}.")
 
 
-def _write_texts(run: _Run, report: DetectReport, overview: Overview, outputs: DetectOutputs, files: OutputFiles) -> None:
+def _write_texts(
+    run: _Run, report: DetectReport, overview: Overview, places: tuple[DetectOutputs, DetectOutputs], files: OutputFiles
+) -> None:
     """The table and the page."""
     from .change_report import change_report_html, report_table
 
+    outputs, paths = places
     if outputs.table:
-        files.write_text(outputs.table, report_table(report, run.inputs.reference))
+        files.write(paths.table, outputs.table, report_table(report, run.inputs.reference))
     if outputs.html:
         page = change_report_html(report, run.pair, run.inputs.reference, overview, run.provenance, run.watch.cost())
-        files.write_text(outputs.html, page)
+        files.write(paths.html, outputs.html, page)
 
 
 def change_numbers(report: DetectReport) -> dict[str, float]:

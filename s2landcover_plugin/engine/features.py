@@ -70,6 +70,10 @@ class FeatureSpace:
             ok &= valid[[self.planes[name] for name in formula.bands]].all(axis=0)
         return values, defined
 
+    def usable(self, stored: np.ndarray) -> np.ndarray:
+        """(n,) bool: every valid pixel is."""
+        return np.ones(stored.shape[1], bool)
+
     def values(self, stored: np.ndarray) -> np.ndarray:
         """All features of pixels: (planes, n) stored values -> (n_features, n) float64."""
         bands = stored[: self.n_bands].astype(np.float64) * self.scale[: self.n_bands, None] + self.offset[: self.n_bands, None]

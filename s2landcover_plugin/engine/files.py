@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -26,6 +27,15 @@ def shown_folder(temporary: str) -> str:
     return str(next((folder.parent for folder in path.parents if folder.name.startswith(HIDDEN)), path.parent))
 
 
+def file_behind(source: str) -> str:
+    """The file that a raster or layer is in: of `GPKG:file:table`, `file|layername=…`, `NETCDF:"file":variable`; else the text itself."""
+    plain = source.partition("|")[0]
+    if os.path.exists(plain):
+        return plain
+    inside = re.fullmatch(r'[A-Za-z0-9_]{2,}:"?(.+?)"?(?::[^:/\\]*)?', plain)
+    return inside[1] if inside and os.path.exists(inside[1]) else plain
+
+
 class OutputFiles:
     """Files of one run: written under temporary names beside their destinations, renamed when everything succeeded.
 
@@ -37,7 +47,7 @@ class OutputFiles:
         Args:
             inputs: files that the run reads, which it must not replace.
         """
-        self._inputs = tuple(inputs)
+        self._inputs = tuple(file_behind(source) for source in inputs)
         self._pending: dict[Path, Path] = {}
         self._folders: dict[Path, Path] = {}
 

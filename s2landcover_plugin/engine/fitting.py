@@ -46,7 +46,7 @@ def fit_kmeans(
     One thread, because sums in another order would give other last digits: the same seed always gives the same centres.
 
     Args:
-        start: (n_clusters, n_features) centres to start from as well; of all starts the one with the least inertia is kept.
+        start: (n_clusters, n_features) centres to start from, instead of random ones.
 
     Raises:
         EngineError: the sample has fewer distinct pixels than clusters.
@@ -60,10 +60,8 @@ def fit_kmeans(
         )
     cluster = require("sklearn.cluster")
     with require("threadpoolctl").threadpool_limits(1):
-        fit = cluster.KMeans(n_clusters, n_init=n_init, random_state=seed, algorithm="lloyd").fit(scaled)
-        if start is not None:
-            own = cluster.KMeans(n_clusters, init=start, n_init=1, algorithm="lloyd").fit(scaled)
-            fit = min(fit, own, key=lambda each: float(each.inertia_))
+        chosen = {"n_init": n_init} if start is None else {"n_init": 1, "init": start}
+        fit = cluster.KMeans(n_clusters, random_state=seed, algorithm="lloyd", **chosen).fit(scaled)
     return ClusterFit(fit.cluster_centers_, fit.labels_, float(fit.inertia_), fit)
 
 
@@ -82,18 +80,18 @@ def fit_mixture(
     mixture = require("sklearn.mixture")
     with require("threadpoolctl").threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        fit = mixture.GaussianMixture(
-            n_clusters,
-            covariance_type="full",
-            means_init=from_kmeans.centers,
-            reg_covar=REGULARIZATION,
-            max_iter=MAX_EM_STEPS,
-            random_state=seed,
-            **(_parameters(scaled, from_kmeans) if start is not None else {}),
-        )
         try:
+            fit = mixture.GaussianMixture(
+                n_clusters,
+                covariance_type="full",
+                means_init=from_kmeans.centers,
+                reg_covar=REGULARIZATION,
+                max_iter=MAX_EM_STEPS,
+                random_state=seed,
+                **(_parameters(scaled, from_kmeans) if start is not None else {}),
+            )
             labels = fit.fit_predict(scaled)
-        except ValueError as err:
+        except (ValueError, np.linalg.LinAlgError) as err:
             fix = "ask for fewer clusters, use fewer bands, or METHOD kmeans"
             raise EngineError(f"A mixture of {n_clusters} clusters cannot be fitted to the sample", where, fix) from err
         bic = float(fit.bic(scaled))

@@ -34,6 +34,7 @@ class IrMad:
         consistency: share of the variance of unchanged pixels that their weights leave; 1 without weights.
         rounds: how many it took.
         converged: whether the correlations had come to rest.
+        unchanged: share of the pixels that look unchanged, by their weights (1/2 on average where nothing changed).
     """
 
     before_mean: np.ndarray
@@ -44,6 +45,7 @@ class IrMad:
     consistency: float
     rounds: int
     converged: bool
+    unchanged: float = 1.0
 
     def chi_square(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
         """Sum of the squared standardized MAD variates of n_px pixels, (n_px,).
@@ -66,12 +68,13 @@ class IrMad:
         return np.asarray(require("scipy.special").chdtrc(len(self.correlations), chi_square))
 
 
-def fit_irmad(before: np.ndarray, after: np.ndarray, where: str) -> IrMad:
+def fit_irmad(before: np.ndarray, after: np.ndarray, where: str, weights: np.ndarray | None = None) -> IrMad:
     """Fit IR-MAD to a sample.
 
     Args:
         before, after: (n_px, n) the same pixels and bands of both dates, any scale.
         where: the rasters, for messages.
+        weights: (n_px,) of the first round; None: all the same.
 
     Raises:
         EngineError: there are too few pixels, or a band is constant or a combination of others.
@@ -79,11 +82,12 @@ def fit_irmad(before: np.ndarray, after: np.ndarray, where: str) -> IrMad:
     n_px, n = before.shape
     if n_px < LEAST_PIXELS * n:
         raise EngineError(f"There are only {n_px} pixels to compare {n} bands with", where, "use a larger area, or fewer bands")
-    weights = np.ones(n_px)
+    weights = np.ones(n_px) if weights is None else weights
     last = np.full(n, np.inf)
     kept = 1.0
     for number in range(1, MAX_ROUNDS + 1):
-        found = replace(_variates(before, after, weights, where), consistency=kept, rounds=number)
+        share = min(1.0, (1 if number == 1 else 2) * float(weights.mean()))
+        found = replace(_variates(before, after, weights, where), consistency=kept, rounds=number, unchanged=share)
         if np.abs(found.correlations - last).max() < STOP:
             return found
         last = found.correlations

@@ -18,6 +18,11 @@ def clean_name(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:LONGEST_NAME]
 
 
+def csv_text(text: str) -> str:
+    """Somebody's text for a cell of a table: one that a spreadsheet would take for a formula (= + - @) gets an apostrophe first."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
 @dataclass(frozen=True)
 class LegendClass:
     """One class of a class raster."""

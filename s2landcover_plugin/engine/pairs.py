@@ -12,12 +12,15 @@ from .change import DatePlanes, PairSpace
 from .features import band_for
 from .grid import Grid, Window
 from .progress import Progress
-from .radiometry import reflectance_scales
+from .radiometry import ReflectanceScale, reflectance_scales
 from .raster import RasterInfo, RasterReader, StackedReader
 from .registration import IDENTITY
 
 LAND = tuple(band.common_name for band in sentinel2.BANDS if band.common_name not in ("coastal", "nir09", "cirrus"))
 """Bands that show the ground; the others (60 m) are there for the atmosphere."""
+MASKING = ("blue", "green", "swir16")
+TOLD_BY = {"water": ("green",), "cloud": ("blue",), "snow": ("green", "swir16")}
+"""Bands, besides red and near infrared, that tell by indices what is left out."""
 RESAMPLING = "cubic"
 
 
@@ -46,7 +49,8 @@ class DatePair:
 
     def aligned(self) -> StackedReader:
         """All bands of the second image on the common grid."""
-        return aligned_reader(self.images[1], self.grid, self.matrix, RESAMPLING)
+        bands = [band.index for band in self.images[1].bands if not band.is_alpha]
+        return aligned_reader(self.images[1], self.grid, self.matrix, RESAMPLING, bands)
 
 
 def open_pair(
@@ -62,33 +66,62 @@ def open_pair(
         EngineError: they do not overlap, red or near infrared is missing, or the second one would have to be turned in another CRS.
         Cancelled: the user asked to stop.
     """
-    known = [_known_bands(info, band_map) for info in (before, after)]
+    known = _same_infrared([_known_bands(info, band_map) for info in (before, after)], progress)
     window = shared_window(before, after)
-    common = [name for name in LAND if name in known[0] and name in known[1]]
-    # B8A that stands in for B08 is not a band of its own
-    common = [name for name in common if name == "nir" or all(bands[name] != bands["nir"] for bands in known)]
-    _tell_left_out(before, after, known, common, progress)
+    _tell_left_out((before, after), known, progress)
     alignment = None
     if align is not None:
         check_motion(after, before.grid, is_shift=align.motion == "translation")
         alignment = estimate_alignment(before, after, align, progress, (band_map, band_map))
     matrix = _on_window(alignment.registration.matrix, window) if alignment and alignment.moves else IDENTITY
     grid = before.grid.cropped(window)
-    numbers = [[bands[name] for name in common] for bands in known]
-    scl = [_classification(info) for info in (before, after)]
-    indexes = [[*chosen, *([classes] if classes else [])] for chosen, classes in zip(numbers, scl)]
+    layers = [_layers(before, known[0], known[1], progress), _layers(after, known[1], known[0], progress)]
     readers = (
-        RasterReader(before, indexes[0], grid=grid, nodata=missing_nodata(before)),
-        aligned_reader(after, grid, matrix, RESAMPLING, indexes[1]),
+        RasterReader(before, layers[0].indexes, grid=grid, nodata=missing_nodata(before)),
+        aligned_reader(after, grid, matrix, RESAMPLING, layers[1].indexes),
     )
-    dates, start = [], 0
-    for info, chosen, classes in zip((before, after), numbers, scl):
-        scales = reflectance_scales([info.bands[number - 1] for number in chosen], info.path, progress)
-        planes = {name: start + position for position, name in enumerate(common)}
-        dates.append(DatePlanes(planes, dict(zip(common, scales)), start + len(common) if classes else None))
-        start += len(common) + bool(classes)
-    space = PairSpace(dates[0], dates[1], exclude_water=exclude_water)
+    dates = layers[0].planes(0), layers[1].planes(len(layers[0].indexes))
+    space = PairSpace(*dates, exclude_water=exclude_water)
     return DatePair((before, after), StackedReader(readers), space, alignment, matrix)
+
+
+@dataclass(frozen=True)
+class _Layers:
+    """What is read of one date: 1-based numbers by common name, their scales, and the scene classification."""
+
+    numbers: dict[str, int]
+    scales: dict[str, ReflectanceScale]
+    scl: int | None
+
+    @property
+    def indexes(self) -> list[int]:
+        return [*self.numbers.values(), *([self.scl] if self.scl else [])]
+
+    def planes(self, start: int) -> DatePlanes:
+        """Where they are in a stack, from a plane on."""
+        places = {name: start + position for position, name in enumerate(self.numbers)}
+        return DatePlanes(places, self.scales, start + len(places) if self.scl else None)
+
+
+def _layers(info: RasterInfo, known: dict[str, int], other: dict[str, int], progress: Progress) -> _Layers:
+    """The bands that both dates have, and those that tell water, clouds and snow in this one alone."""
+    names = [name for name in LAND if name in known and (name in other or name in MASKING)]
+    # B8A that stands in for B08 is not a band of its own
+    numbers = {name: known[name] for name in names if name == "nir" or known[name] != known["nir"]}
+    scales = reflectance_scales([info.bands[number - 1] for number in numbers.values()], info.path, progress)
+    return _Layers(numbers, dict(zip(numbers, scales)), _classification(info))
+
+
+def _same_infrared(known: list[dict[str, int]], progress: Progress) -> list[dict[str, int]]:
+    """B8A of both dates where one has no B08: the two differ."""
+    without = [bands.get("nir08") == bands["nir"] for bands in known]
+    if without[0] == without[1]:
+        return known
+    if all("nir08" in bands for bands in known):
+        progress.info("B8A of both dates is used, because one has no B08.")
+        return [{**bands, "nir": bands["nir08"]} for bands in known]
+    progress.warn("B08 of one date is compared with B8A of the other: their NDVI differ a little.")
+    return known
 
 
 def _known_bands(info: RasterInfo, band_map: str) -> dict[str, int]:
@@ -107,16 +140,15 @@ def _classification(info: RasterInfo) -> int | None:
     return next((band.index for band in info.bands if sentinel2.identify(band, info.path) == sentinel2.SCL), None)
 
 
-def _tell_left_out(before: RasterInfo, after: RasterInfo, known: list[dict[str, int]], common: list[str], progress: Progress) -> None:
-    for info, bands, other in ((before, known[0], known[1]), (after, known[1], known[0])):
+def _tell_left_out(images: tuple[RasterInfo, RasterInfo], known: list[dict[str, int]], progress: Progress) -> None:
+    for info, bands, other in ((images[0], known[0], known[1]), (images[1], known[1], known[0])):
         alone = [sentinel2.BY_COMMON_NAME[name].name for name in LAND if name in bands and name not in other]
         if alone:
-            progress.info(f"{', '.join(alone)} of {info.path}: not used, because the other date has no such band.")
-    if not {"green", "blue", "swir16"} & set(common):
-        progress.warn(
-            "Both dates have red and near infrared only: without green, blue or SWIR neither water nor clouds nor snow can be told by "
-            "indices. Use stacks with B02, B03, B11 or SCL where there are any."
-        )
+            progress.info(f"{', '.join(alone)} of {info.path}: not compared, because the other date has no such band.")
+        untold = [what for what, needs in TOLD_BY.items() if not set(needs) <= set(bands)]
+        if untold and _classification(info) is None:
+            lacking = [sentinel2.BY_COMMON_NAME[name].name for name in MASKING if name not in bands]
+            progress.warn(f"{info.path} has neither SCL nor {', '.join(lacking)}: {', '.join(untold)} in it cannot be told and left out.")
 
 
 def _on_window(matrix: np.ndarray, window: Window) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Mapping, Sequence
 
 import numpy as np
 
@@ -92,22 +92,27 @@ def write_polygons(
 
 @dataclass(frozen=True)
 class Patches:
-    """What is said of the patches of one code."""
+    """Which patches are wanted, and what is said of them.
+
+    Attributes:
+        each: the code that they have.
+        min_area_ha: smallest area, hectares.
+    """
 
     each: LegendClass
+    min_area_ha: float
     facts: Mapping[str, str]
     """Field -> text, the same for all."""
 
 
-def write_patches(
-    raster: str, magnitude: str, destination: str, files: OutputFiles, patches: Patches, min_area_ha: float, progress: Progress
-) -> int:
+def write_patches(rasters: tuple[str, str], target: str, destination: str, files: OutputFiles, patches: Patches, progress: Progress) -> int:
     """Write one polygon for each connected patch of one code: its area, and the mean of another raster on the same grid.
 
     Pixels are connected by their sides. Patches smaller than the minimum are left out; the largest comes first.
 
     Args:
-        raster: a class raster, Byte, 0 = nodata.
+        rasters: a class raster, Byte, 0 = nodata; and the other one.
+        target: temporary path of the destination.
 
     Returns:
         how many there are.
@@ -116,31 +121,31 @@ def write_patches(
         EngineError: a file cannot be read or written.
         Cancelled: the user asked to stop.
     """
-    check_polygon_path(destination)
-    target, folder = files.path(destination), Path(files.folder(destination))
+    folder = Path(files.folder(destination))
     only, parts, ids = (str(folder / name) for name in ("only.tif", "parts.gpkg", "ids.tif"))
     lookup = np.zeros(256, np.uint8)
     lookup[patches.each.code] = patches.each.code
     op = Recode(lookup)
-    reader = _codes(raster)
+    reader = _codes(rasters[0])
     with RasterWriter(only, reader.grid, op.outputs) as writer:
         run_blocks(reader, op, [writer], progress=progress.part(0, 0.2))
     vector.trace(only, parts, progress.part(0.2, 0.5))
     codes, _ = vector.pieces(parts, reader.grid, progress.part(0.5, 0.55))
     vector.burn_ids(parts, only, ids, progress.part(0.55, 0.7))
-    stacked = StackedReader([RasterReader(describe(ids), [1], nodata=0), RasterReader(describe(magnitude), [1])])
+    stacked = StackedReader([RasterReader(describe(ids), [1], nodata=0), RasterReader(describe(rasters[1]), [1])])
     sums = np.zeros((3, len(codes) + 1))
     for found, values in iter_blocks(stacked, ZonalSums(row_hectares(reader.grid)), progress=progress.part(0.7, 0.85)):
         sums[:, found] += values
     pixels, hectares, total = sums
-    kept = [int(i) for i in np.argsort(-hectares, kind="stable") if hectares[i] > 0 and hectares[i] >= min_area_ha * (1 - 1e-9)]
-    columns: dict[str, dict[int, Any]] = {
-        "patch": {piece: number for number, piece in enumerate(kept, 1)},
-        vector.CODE: dict.fromkeys(kept, patches.each.code),
-        "name": dict.fromkeys(kept, patches.each.name),
-        "hectares": {piece: float(hectares[piece]) for piece in kept},
-        "mean_magnitude": {piece: float(total[piece] / pixels[piece]) for piece in kept},
-        **{name: dict.fromkeys(kept, text) for name, text in patches.facts.items()},
+    kept = [int(i) for i in np.argsort(-hectares, kind="stable") if hectares[i] > 0 and hectares[i] >= patches.min_area_ha * (1 - 1e-9)]
+    column = vector.Column
+    columns = {
+        "patch": column(int, {piece: number for number, piece in enumerate(kept, 1)}),
+        vector.CODE: column(int, dict.fromkeys(kept, patches.each.code)),
+        "name": column(str, dict.fromkeys(kept, patches.each.name)),
+        "hectares": column(float, {piece: float(hectares[piece]) for piece in kept}),
+        "mean_magnitude": column(float, {piece: float(total[piece] / pixels[piece]) for piece in kept}),
+        **{name: column(str, dict.fromkeys(kept, text)) for name, text in patches.facts.items()},
     }
     style = polygon_qml([patches.each])
     vector.write_patches(parts, target, layer_name(destination), columns, reader.grid.crs, style, progress.part(0.85, 1))

@@ -134,10 +134,11 @@ def decide_for_file(band: BandInfo, path: str, policy: str = "auto") -> Radiomet
 
 
 def _looks_like_dn(path: str, index: int) -> bool:
-    """Whether most valid numbers of a band are larger than any reflectance."""
+    """Whether most valid numbers of a band are larger than any reflectance; zeros, which fill images, do not count."""
     data, valid = read_preview(path, [index], 256)
-    values = data[valid]
-    return bool(values.size) and float(np.median(values)) > LARGEST_REFLECTANCE
+    values = data[valid & (data != 0)]
+    # the lower of the two in the middle
+    return bool(values.size) and float(np.partition(values, (values.size - 1) // 2)[(values.size - 1) // 2]) > LARGEST_REFLECTANCE
 
 
 @dataclass(frozen=True)

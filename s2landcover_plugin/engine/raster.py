@@ -42,8 +42,8 @@ READ_DRIVERS = [
     "JPEG",
 ]
 """Formats read. A closed list: GDAL has drivers that run what a file says (WMS, PostGIS, plugins)."""
-CACHE_BYTES = 256 * 2**20
-"""Blocks that GDAL may keep: a row of tiles of a full tile's bands, for windows that share tiles."""
+CACHE_BYTES = 384 * 2**20
+"""Blocks that GDAL may keep: two rows of tiles (1024 px) of four bands of a full tile and of a second date take 350 MB."""
 REMOTE_DRIVERS = ["GTiff", "JP2OpenJPEG"]
 """Formats read over the network: nothing that can name further files."""
 
@@ -79,11 +79,17 @@ class RasterInfo:
     has_mask: bool = False
     """Whether a mask for all bands goes with the file (GMF_PER_DATASET)."""
 
+    @property
+    def alpha(self) -> int | None:
+        """1-based number of the alpha band, which tells where the others are valid."""
+        return next((band.index for band in self.bands if band.is_alpha), None)
+
 
 class BoundedCache:
     """Keeps GDAL's block cache below CACHE_BYTES while any block of it is active, and restores what was set before.
 
-    GDAL takes a twentieth of the machine's memory, for rasters that are read once. Runs may overlap in time.
+    GDAL takes a twentieth of the machine's memory, for rasters that are read once. Runs may overlap in time; a size that somebody else sets
+    meanwhile is overwritten when the last of them ends.
     """
 
     _lock = threading.Lock()
@@ -231,6 +237,7 @@ class RasterReader:
         self.resampling = resampling
         self._nodata = tuple(nodata if band.nodata is None else band.nodata for band in self.bands)
         self._has_mask = info.has_mask
+        self._alpha = info.alpha if info.alpha not in self.indexes else None
         self._moved = tuple(geotransform) if geotransform is not None else None
         coincides = self._moved is None and same_crs(self.grid.crs, info.grid.crs)
         self._offset = self.grid.offset_in(info.grid) if coincides else None
@@ -268,7 +275,7 @@ class RasterReader:
         inside = source.clipped(self._file_grid.width, self._file_grid.height)
         dataset = self._dataset()
         if inside == source:
-            return self._fetch(dataset, source), self._fetch(dataset, source, mask=True)[0] > 0 if self._has_mask else None
+            return self._fetch(dataset, source), self._covered(dataset, source)
         data = np.zeros((len(self.bands), window.height, window.width), self.dtype)
         covered = np.zeros((window.height, window.width), bool)
         if inside.width and inside.height:
@@ -277,13 +284,26 @@ class RasterReader:
                 slice(inside.x - source.x, inside.x - source.x + inside.width),
             )
             data[(slice(None), *there)] = self._fetch(dataset, inside)
-            covered[there] = self._fetch(dataset, inside, mask=True)[0] > 0 if self._has_mask else True
+            mask = self._covered(dataset, inside)
+            covered[there] = True if mask is None else mask
         return data, covered
+
+    def _covered(self, dataset: gdal.Dataset, window: Window) -> np.ndarray | None:
+        """(rows, cols), where the file's mask or its alpha band shows something; None if it has neither."""
+        if self._alpha is not None:
+            return self._fetch(dataset, window, [self._alpha])[0] > 0
+        return self._fetch(dataset, window, mask=True)[0] > 0 if self._has_mask else None
 
     def _read_warped(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         if not hasattr(self._open, "warped"):
             self._open.warped = self._warp()
-        planes = self._fetch(self._open.warped, window, list(range(1, len(self.bands) + 2)))
+        # GDAL warps to north-up grids only: other grids are read from the mirrored place
+        _, width, _, _, _, height = self.grid.geotransform
+        x = window.x if width > 0 else self.grid.width - window.x - window.width
+        y = window.y if height < 0 else self.grid.height - window.y - window.height
+        there = Window(x, y, window.width, window.height)
+        planes = self._fetch(self._open.warped, there, list(range(1, len(self.bands) + 2)))
+        planes = planes[:, :: -1 if height > 0 else 1, :: -1 if width < 0 else 1]
         return planes[:-1], planes[-1] > 0
 
     def _fetch(self, dataset: gdal.Dataset, window: Window, indexes: Sequence[int] = (), mask: bool = False) -> np.ndarray:
@@ -320,7 +340,8 @@ class RasterReader:
         with quiet_gdal():
             gdal.ErrorReset()
             try:
-                chosen = gdal.Translate("", source, format="VRT", bandList=list(self.indexes))
+                masked = {"maskBand": self._alpha} if self._alpha is not None else {}
+                chosen = gdal.Translate("", source, format="VRT", bandList=list(self.indexes), **masked)
                 if self._moved is not None:
                     chosen.SetGeoTransform(self._moved)
                 warped = gdal.Warp(

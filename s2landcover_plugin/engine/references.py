@@ -10,6 +10,7 @@ import numpy as np
 from . import vector
 from .blocks import Block, Op, iter_blocks
 from .comparing import CHANGE, NO_CHANGE, UNKNOWN
+from .crs import Aoi, same_crs
 from .errors import EngineError
 from .files import OutputFiles
 from .grid import Grid, Window
@@ -29,12 +30,14 @@ class Reference:
         layer: of a vector file; empty: its first with polygons.
         code: number in a raster that means change; None: told from the raster.
         name: for people; empty: the name of the file.
+        is_vector: whether it is a vector file; None: told from the file.
     """
 
     path: str
     layer: str = ""
     code: int | None = None
     name: str = ""
+    is_vector: bool | None = None
 
     @property
     def title(self) -> str:
@@ -45,14 +48,14 @@ class Reference:
 class MaskReader:
     """A raster of codes read as NO_CHANGE, CHANGE and UNKNOWN. Can be sent to another process."""
 
-    def __init__(self, reader: RasterReader, code: int, rest_is_no_change: bool) -> None:
+    def __init__(self, reader: RasterReader, code: int, filled: Grid | None = None) -> None:
         """
         Args:
-            rest_is_no_change: whether pixels without a value, inside the raster, mean no change; else they are unknown.
+            filled: the raster's own grid, if pixels without a value mean no change inside of it; else they are unknown.
         """
         self.reader = reader
         self.code = code
-        self.rest_is_no_change = rest_is_no_change
+        self.filled = filled
         self.grid, self.tile = reader.grid, reader.tile
         self.bands = tuple(replace(band, name="reference", dtype="uint8", nodata=UNKNOWN) for band in reader.bands)
         self.dtype = np.dtype(np.uint8)
@@ -60,9 +63,19 @@ class MaskReader:
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """As RasterReader.read."""
         data, valid = self.reader.read(window)
-        known = valid | self.rest_is_no_change
+        known = valid if self.filled is None else valid | self._inside(self.filled, window)
         codes = np.where(known, np.where(valid & (data == self.code), CHANGE, NO_CHANGE), UNKNOWN).astype(np.uint8)
         return codes, codes != UNKNOWN
+
+    def _inside(self, filled: Grid, window: Window) -> np.ndarray:
+        """(rows, cols), pixels whose centre lies inside of a grid."""
+        x0, width, _, y0, _, height = self.grid.geotransform
+        xs = x0 + width * (np.arange(window.x, window.x + window.width) + 0.5)
+        ys = y0 + height * (np.arange(window.y, window.y + window.height) + 0.5)
+        west, south, east, north = (
+            filled.bounds if same_crs(filled.crs, self.grid.crs) else Aoi(filled.crs, filled.bounds).bounds_in(self.grid.crs)
+        )
+        return np.outer((ys > south) & (ys < north), (xs > west) & (xs < east))
 
 
 class DifferentCodes(Op):
@@ -84,15 +97,17 @@ def open_reference(reference: Reference, grid: Grid, files: OutputFiles, near: s
         EngineError: it cannot be read, does not overlap, or it cannot be told what means change.
         Cancelled: the user asked to stop.
     """
-    if vector.has_polygons(reference.path, reference.layer):
+    is_vector = reference.is_vector
+    if is_vector is None:
+        is_vector = vector.has_polygons(reference.path, reference.layer)
+    if is_vector:
         mask = str(Path(files.folder(near)) / "reference.tif")
-        burnt = vector.burn_mask(reference.path, reference.layer, grid, mask)
+        burnt = vector.burn_mask(reference.path, reference.layer, grid, mask, progress)
         progress.info(f"{reference.title}: {burnt} polygons mean change, everything else in the area no change.")
-        return MaskReader(RasterReader(describe(mask), [1]), CHANGE, False)
+        return MaskReader(RasterReader(describe(mask), [1]), CHANGE)
     info = describe(reference.path)
     if bool(info.grid.crs) != bool(grid.crs):
         raise EngineError("The reference or the map has no coordinate reference system", reference.path, "assign the CRS first")
-    # the value that fills the outside of masks is no "no data" there
     reader = RasterReader(info, [1], grid=grid)
     codes: set[float] = set()
     for found in iter_blocks(reader, DifferentCodes(), progress=progress):
@@ -103,10 +118,12 @@ def open_reference(reference: Reference, grid: Grid, files: OutputFiles, near: s
     if not codes:
         raise EngineError("The reference has no valid pixel in the area", reference.path, "choose a reference of the same area")
     code, why = _code_of_change(reference, sorted(map(int, codes)))
-    alone = len(codes) == 1
-    rest = " Pixels without a value mean no change." if alone else ""
-    progress.info(f"{reference.title}: code {code} means change ({why}).{rest}")
-    return MaskReader(reader, code, alone)
+    rest = codes == {code} and not read_legend(reference.path)
+    more = " Pixels without a value, inside the raster, mean no change." if rest else ""
+    progress.info(f"{reference.title}: code {code} means change ({why}).{more}")
+    if code not in codes:
+        progress.warn(f"{reference.title} has no pixel of change in the area: recall is not defined.")
+    return MaskReader(reader, code, info.grid if rest else None)
 
 
 def _code_of_change(reference: Reference, codes: list[int]) -> tuple[int, str]:
@@ -116,13 +133,12 @@ def _code_of_change(reference: Reference, codes: list[int]) -> tuple[int, str]:
         EngineError: it cannot be told.
     """
     if reference.code is not None:
-        if reference.code not in codes:
-            fix = f"use one of the codes of the reference: {', '.join(map(str, codes))}"
-            raise EngineError(f"The reference has no pixel of code {reference.code} in the area", "REFERENCE_CODE", fix)
         return reference.code, "as asked"
     named = [each.code for each in read_legend(reference.path) if each.name.strip().lower() == "change"]
     if len(named) == 1:
         return named[0], "by its name"
+    if codes == [0]:
+        return 1, "0 is no change"
     if len(codes) <= 2 and codes[0] in (0, 1):
         # 0 and 1, 0 and 255, 1 and 2, or 1 alone beside nodata
         return codes[-1], "the larger of two" if len(codes) == 2 else "the only one"

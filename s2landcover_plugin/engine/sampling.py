@@ -25,6 +25,9 @@ OVERSUPPLY = 4
 class Space(Protocol):
     """What features are drawn."""
 
+    def usable(self, stored: np.ndarray) -> np.ndarray:
+        """(n,) bool of stored planes (planes, n): whether a pixel may be drawn."""
+
     def values(self, stored: np.ndarray) -> np.ndarray:
         """(features, n) of stored planes (planes, n); a pixel with a value that is not finite is not drawn."""
 
@@ -65,7 +68,7 @@ class _PickPixels(Op):
 
     def __call__(self, block: Block) -> _Offer:
         data = np.asarray(block.data).reshape(len(block.data), -1)
-        where = np.flatnonzero(block.all_valid)
+        where = np.flatnonzero(block.all_valid.ravel() & self.space.usable(data))
         order = np.random.default_rng((self.seed, block.window.x, block.window.y)).permutation(len(where))[: self.limit]
         values = self.space.values(data[:, where[order]])
         usable = np.isfinite(values).all(axis=0)

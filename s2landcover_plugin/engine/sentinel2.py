@@ -141,6 +141,8 @@ def parse_band_map(text: str, n_bands: int) -> dict[str, int]:
         if not 1 <= int(number) <= n_bands:
             raise EngineError(f"The raster has no band {number}", f"BAND_MAP {part}", f"use numbers from 1 to {n_bands}")
         result[common] = int(number)
+    if len(set(result.values())) < len(result):
+        raise EngineError("The band map gives one band two names", f"BAND_MAP {text}", "give each name a number of its own")
     return result
 
 

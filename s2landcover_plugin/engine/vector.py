@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
@@ -15,9 +19,11 @@ from .geotiff import TILED
 from .grid import Grid
 from .legend import LegendClass, polygon_qml
 from .progress import Progress
-from .raster import gdal_reason, open_dataset
+from .raster import BoundedCache, gdal_reason, open_dataset
 
 CODE = "code"
+EDGE_STEPS = 100
+"""Pieces that the longer side of a polygon is cut into before it goes to another CRS, where straight lines are bent."""
 VECTOR_DRIVERS = ("GPKG", "ESRI Shapefile", "GeoJSON", "FlatGeobuf", "GML", "KML", "LIBKML", "MapInfo File", "SQLite")
 """Formats read. A closed list, as for rasters."""
 GROWTH = 1.5
@@ -65,7 +71,7 @@ def sieve(source: str, target: str, min_px: int, progress: Progress) -> None:
     steps = [2]
     while steps[-1] < min_px:
         steps.append(min(int(steps[-1] * GROWTH) + 1, min_px))
-    with quiet_gdal():
+    with quiet_gdal(), BoundedCache():
         copied = _try(
             lambda: gdal.GetDriverByName("GTiff").CreateCopy(target, open_dataset(source), options=[*TILED, "COMPRESS=LZW"]), target
         )
@@ -77,13 +83,15 @@ def sieve(source: str, target: str, min_px: int, progress: Progress) -> None:
 
 
 def layers_in(path: str) -> list[str]:
-    """Names of the layers of a GeoPackage; none where there is no such file."""
-    with quiet_gdal():
-        try:
-            source = gdal.OpenEx(path, gdal.OF_VECTOR | gdal.OF_RASTER, allowed_drivers=["GPKG"])
-        except RuntimeError:
-            source = None
-        return [source.GetLayer(i).GetName() for i in range(source.GetLayerCount())] if source is not None else []
+    """Names of the layers of a GeoPackage, of vectors, rasters and tables; none where there is no such file."""
+    if not Path(path).is_file():
+        return []
+    query = "SELECT table_name FROM gpkg_contents UNION SELECT name FROM sqlite_master WHERE name = 'layer_styles'"
+    try:
+        with contextlib.closing(sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True)) as package:
+            return [str(name) for (name,) in package.execute(query)]
+    except sqlite3.Error:
+        return []
 
 
 def trace(raster: str, parts: str, progress: Progress) -> None:
@@ -92,7 +100,7 @@ def trace(raster: str, parts: str, progress: Progress) -> None:
     Raises:
         EngineError, Cancelled: as sieve.
     """
-    with quiet_gdal():
+    with quiet_gdal(), BoundedCache():
         dataset = open_dataset(raster)
         band = dataset.GetRasterBand(1)
         with _GeoPackage(parts) as target:
@@ -120,11 +128,11 @@ def _open_vector(path: str) -> gdal.Dataset | None:
 
 def _polygon_layer(source: gdal.Dataset, name: str) -> ogr.Layer | None:
     layers = (source.GetLayer(number) for number in range(source.GetLayerCount()))
-    kinds = (ogr.wkbPolygon, ogr.wkbMultiPolygon, ogr.wkbUnknown)
-    return next((each for each in layers if (not name or each.GetName() == name) and ogr.GT_Flatten(each.GetGeomType()) in kinds), None)
+    flat = (ogr.wkbPolygon, ogr.wkbMultiPolygon, ogr.wkbCurvePolygon, ogr.wkbMultiSurface, ogr.wkbUnknown, ogr.wkbGeometryCollection)
+    return next((each for each in layers if (not name or each.GetName() == name) and ogr.GT_Flatten(each.GetGeomType()) in flat), None)
 
 
-def burn_mask(path: str, layer_name: str, grid: Grid, target: str) -> int:
+def burn_mask(path: str, layer_name: str, grid: Grid, target: str, progress: Progress) -> int:
     """Write a Byte raster on a grid: 2 where the centre of a pixel lies inside a polygon of a file, else 1.
 
     Returns:
@@ -132,26 +140,12 @@ def burn_mask(path: str, layer_name: str, grid: Grid, target: str) -> int:
 
     Raises:
         EngineError: the file cannot be read, states no CRS while the grid has one, or no polygon lies in the area.
+        Cancelled: the user asked to stop.
     """
-    with quiet_gdal():
-        source = _open_vector(path)
-        layer = _polygon_layer(source, layer_name) if source is not None else None
-        if layer is None:
-            raise EngineError("The file has no layer of polygons", path, "choose a layer of polygons")
-        reference = layer.GetSpatialRef()
-        if bool(reference) != bool(grid.crs):
-            raise EngineError("The reference or the map has no coordinate reference system", path, "assign the CRS first")
+    with quiet_gdal(), BoundedCache():
         memory = gdal.GetDriverByName("Memory" if gdal.GetDriverByName("Memory") else "MEM").Create("", 0, 0, 0, gdal.GDT_Unknown)
         inside = memory.CreateLayer("inside", spatial_reference(grid.crs) if grid.crs else None, ogr.wkbUnknown)
-        change = _transformation(reference, grid.crs)
-        x0, y0, x1, y1 = grid.bounds
-        for each in layer:
-            shape = each.GetGeometryRef()
-            if shape is None or (change is not None and shape.Transform(change) != 0):
-                continue
-            west, east, south, north = shape.GetEnvelope()
-            if west < x1 and east > x0 and south < y1 and north > y0:
-                _try(partial(inside.CreateFeature, _feature(inside, shape)), path)
+        _collect(path, layer_name, grid, inside, progress.part(0, 0.5))
         count = int(inside.GetFeatureCount())
         if not count:
             raise EngineError("No polygon of the reference lies in the area", path, "choose a reference of the same area")
@@ -162,9 +156,44 @@ def burn_mask(path: str, layer_name: str, grid: Grid, target: str) -> int:
             mask.SetProjection(grid.crs)
         band = mask.GetRasterBand(1)
         band.Fill(1)
-        _try(partial(gdal.RasterizeLayer, mask, [1], inside, burn_values=[2]), target)
+        burn = partial(gdal.RasterizeLayer, mask, [1], inside, burn_values=[2], callback=_callback(progress.part(0.5, 1)))
+        _try(burn, target, progress)
         _try(mask.FlushCache, target)
     return count
+
+
+def _collect(path: str, layer_name: str, grid: Grid, inside: ogr.Layer, progress: Progress) -> None:
+    """Put the polygons of a file that touch a grid into a layer, in its CRS."""
+    source = _open_vector(path)
+    layer = _polygon_layer(source, layer_name) if source is not None else None
+    if layer is None:
+        raise EngineError("The reference has no layer of polygons", path, "choose a layer of polygons, or a raster of codes")
+    reference = layer.GetSpatialRef()
+    if bool(reference) != bool(grid.crs):
+        raise EngineError("The reference or the map has no coordinate reference system", path, "assign the CRS first")
+    change = _transformation(reference, grid.crs)
+    x0, y0, x1, y1 = grid.bounds
+    failed = 0
+    for number, each in enumerate(layer):
+        if number % 256 == 0:
+            progress.check_cancelled()
+        shape = each.GetGeometryRef()
+        # a line has no inside; curves become polygons
+        if shape is None or shape.IsEmpty() or shape.GetDimension() != 2:
+            continue
+        shape = shape.GetLinearGeometry()
+        if change is not None:
+            west, east, south, north = shape.GetEnvelope()
+            shape.Segmentize(max(east - west, north - south, 1e-9) / EDGE_STEPS)
+            try:
+                failed += shape.Transform(change) != 0
+            except RuntimeError:
+                failed += 1
+        west, east, south, north = shape.GetEnvelope()
+        if west < x1 and east > x0 and south < y1 and north > y0:
+            _try(partial(inside.CreateFeature, _feature(inside, shape)), path)
+    if failed:
+        progress.warn(f"{failed} polygons of {path} reach to where the CRS of the map is not defined: they may be incomplete.")
 
 
 def _transformation(source: osr.SpatialReference | None, crs: str) -> osr.CoordinateTransformation | None:
@@ -176,30 +205,38 @@ def _transformation(source: osr.SpatialReference | None, crs: str) -> osr.Coordi
     return None if source.IsSame(target) else osr.CoordinateTransformation(source, target)
 
 
+@dataclass(frozen=True)
+class Column:
+    """A field of polygons: its type (int, float or str) and its value by the id of a polygon."""
+
+    kind: type
+    values: Mapping[int, Any]
+
+
 def write_patches(
-    parts: str, target: str, layer_name: str, columns: Mapping[str, Mapping[int, Any]], crs: str, style: str, progress: Progress
+    parts: str, target: str, layer_name: str, columns: Mapping[str, Column], crs: str, style: str, progress: Progress
 ) -> None:
     """Write some polygons of `parts` into a GeoPackage with a style inside.
 
     Args:
-        columns: field -> id of a polygon -> value; the ids of the first are those written, in that order.
+        columns: by the name of the field; the ids of the first are those written, in that order.
 
     Raises:
         EngineError, Cancelled: as sieve.
     """
     kinds = {int: ogr.OFTInteger64, float: ogr.OFTReal, str: ogr.OFTString}
-    order = list(next(iter(columns.values())))
+    order = list(next(iter(columns.values())).values)
     with quiet_gdal():
         source = gdal.OpenEx(parts, gdal.OF_VECTOR)
         shapes = source.GetLayer(0)
         with _GeoPackage(target) as package:
             layer = package.add_layer(layer_name, crs, ogr.wkbPolygon, ["GEOMETRY_NAME=geom"])
-            for name, values in columns.items():
-                layer.CreateField(ogr.FieldDefn(name, kinds[type(next(iter(values.values()), ""))]))
+            for name, column in columns.items():
+                layer.CreateField(ogr.FieldDefn(name, kinds[column.kind]))
             for number, piece in enumerate(order):
                 if number % 1024 == 0:
                     progress.report(number / len(order))
-                own = {name: column[piece] for name, column in columns.items()}
+                own = {name: column.values[piece] for name, column in columns.items()}
                 shape = shapes.GetFeature(piece)
                 _try(partial(layer.CreateFeature, _feature(layer, shape.GetGeometryRef(), own)), target)
             _add_style(package, layer_name, style)
@@ -230,7 +267,7 @@ def burn_ids(parts: str, raster: str, target: str, progress: Progress) -> None:
     Raises:
         EngineError, Cancelled: as sieve.
     """
-    with quiet_gdal():
+    with quiet_gdal(), BoundedCache():
         model = open_dataset(raster)
         source = gdal.OpenEx(parts, gdal.OF_VECTOR)
         driver, options = gdal.GetDriverByName("GTiff"), [*TILED, "COMPRESS=LZW"]
