@@ -35,6 +35,8 @@ FIGURE_NAMES = {
     "iou": "IoU",
     "kappa": "kappa",
 }
+LONGEST_TITLE = 52
+"""Characters that fit above a picture."""
 SHOWN_AT = 0.5
 """Share of a cell of the picture at which it has the full colour."""
 
@@ -151,7 +153,7 @@ def _panels(report: DetectReport, pair: DatePair, reference: str, has_reference:
     grey = _over(_backdrop(stretched[1]), [(means[LEFT_OUT], LEFT_OUT_RGB)])
     panels: list[tuple[str, np.ndarray]] = [(_named("After", when[1]), stretched[1])]
     if has_reference or all(result.method != "ndvi-drop" for result in report.results):
-        panels.append((f"Reference: {reference}", _over(grey, [(means[TRUTH], HIT_RGB)])))
+        panels.append((_clipped(f"Reference: {reference}"), _over(grey, [(means[TRUTH], HIT_RGB)])))
     else:
         # the mask is one of the methods
         panels.append((_named("Before", when[0]), stretched[0]))
@@ -167,6 +169,10 @@ def _panels(report: DetectReport, pair: DatePair, reference: str, has_reference:
 
 def _short(value: float) -> str:
     return "–" if np.isnan(value) else f"{value:.2f}"
+
+
+def _clipped(title: str) -> str:
+    return title if len(title) <= LONGEST_TITLE else f"{title[: LONGEST_TITLE - 1]}…"
 
 
 def _named(text: str, day: str) -> str:
@@ -206,13 +212,14 @@ def _drawn(panels: Sequence[tuple[str, np.ndarray]], pair: DatePair) -> str:
     tall, wide = pair.grid.height, pair.grid.width
     aspect = _aspect(pair)
     shape = min(max(aspect * tall / wide, 0.25), 2.5)
-    figure = new_figure(11.0, rows * (3.6 * shape + 0.45))
+    figure = new_figure(11.0, rows * (3.6 * shape + 0.55))
     grid = figure.subplots(rows, 3, squeeze=False)
     for axes in grid.flat:
-        axes.set_axis_off()
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
     for axes, (title, picture) in zip(grid.flat, panels):
         axes.imshow(picture, interpolation="nearest", aspect=aspect * (tall / height) / (wide / width))
-        axes.set_title(title, fontsize=9.5, loc="left", parse_math=False)
+        axes.set_title(title if "\n" in title else f"\n{title}", fontsize=9.5, loc="left", parse_math=False)
     return data_uri(figure)
 
 
