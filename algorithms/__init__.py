@@ -7,6 +7,7 @@ from .classareas import ClassAreas
 from .clusterraster import ClusterRaster
 from .clusterselection import ClusterSelection
 from .detectchange import DetectChange
+from .segmentraster import SegmentRaster
 from .spectralindices import SpectralIndices
 from .stacfetch import StacFetch
 from .stacsearch import StacSearch
@@ -20,6 +21,7 @@ ALGORITHMS = (
     ClusterRaster,
     ApplyClusters,
     ClassAreas,
+    SegmentRaster,
     AlignRasters,
     DetectChange,
 )

@@ -41,7 +41,7 @@ FOUNDATION = [
     "remote",
 ]
 """Modules that operations stand on, lowest first; one may import only those before it."""
-OPERATIONS = {"fetch", "bandfiles", "spectral", "clustering", "applying", "areas", "aligning", "accuracy", "detecting"}
+OPERATIONS = {"fetch", "bandfiles", "spectral", "clustering", "applying", "areas", "aligning", "accuracy", "detecting", "segmenting"}
 MAY_OPEN_DATASETS = {"raster.py", "geotiff.py", "vector.py"}
 MAY_USE_NETWORK = {"http.py", "remote.py", "stac.py"}
 

@@ -57,6 +57,10 @@ class Op(ABC):
     """Inner window side if it must be a fixed one (windows at the edges are padded, then cut), else None."""
     parallel: bool = True
     """Whether it may run in several workers at once."""
+    trims: bool = False
+    """Whether its result is that of the inner window already (else the halo is cut off); what is made up outside the grid is then valid."""
+    padding: str = "edge"
+    """How pixels outside the grid are made up, as NumPy's pad calls it: `edge` or `reflect`."""
 
     @abstractmethod
     def __call__(self, block: Block) -> Any:
@@ -96,16 +100,17 @@ def block_windows(reader: Reader, block_size: int = BLOCK_PX, *, fixed: bool = F
     return list(grid.windows(block_size, block_size))
 
 
-def read_block(reader: Reader, window: Window, halo: int = 0) -> Block:
-    """A window of the reader with its halo: edge-replicated and invalid where it reaches beyond the grid."""
+def read_block(reader: Reader, window: Window, halo: int = 0, padding: str = "edge", counts: bool = False) -> Block:
+    """A window of the reader with its halo, made up by padding where it reaches beyond the grid; that is invalid, unless it `counts`."""
     wanted = window.grown(halo)
     inside = wanted.clipped(reader.grid.width, reader.grid.height)
     data, valid = reader.read(inside)
     if inside != wanted:
         rows = inside.y - wanted.y, wanted.y + wanted.height - inside.y - inside.height
         columns = inside.x - wanted.x, wanted.x + wanted.width - inside.x - inside.width
-        data = np.pad(data, ((0, 0), rows, columns), mode="edge")
-        valid = np.pad(valid, ((0, 0), rows, columns), mode="constant", constant_values=False)
+        data = np.pad(data, ((0, 0), rows, columns), mode=padding)  # type: ignore[call-overload]
+        outside: dict[str, Any] = {"mode": padding} if counts else {"mode": "constant", "constant_values": False}
+        valid = np.pad(valid, ((0, 0), rows, columns), **outside)
     return Block(data, valid, wanted)
 
 
@@ -115,8 +120,8 @@ def compute_block(reader: Reader, op: Op | None, window: Window) -> Any:
         return read_block(reader, window)
     side = op.block_size
     wanted = Window(window.x, window.y, side, side) if side else window
-    result = op(read_block(reader, wanted, op.halo))
-    if not op.halo and wanted == window:
+    result = op(read_block(reader, wanted, op.halo, op.padding, op.trims))
+    if op.trims or not op.halo and wanted == window:
         return result
     inner = (..., slice(op.halo, op.halo + window.height), slice(op.halo, op.halo + window.width))
     data = result.data
@@ -194,6 +199,7 @@ def run_blocks(
     op: Op | None,
     sinks: Sequence[Sink],
     *,
+    windows: Iterable[Window] | None = None,
     block_size: int | None = None,
     executor: Executor | None = None,
     progress: Progress | None = None,
@@ -203,6 +209,6 @@ def run_blocks(
     Raises:
         Cancelled, EngineError: as iter_blocks.
     """
-    for block in iter_blocks(reader, op, block_size=block_size, executor=executor, progress=progress):
+    for block in iter_blocks(reader, op, windows=windows, block_size=block_size, executor=executor, progress=progress):
         for sink in sinks:
             sink.write(block.window, block.data, block.valid)

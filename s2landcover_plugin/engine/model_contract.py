@@ -194,7 +194,9 @@ def class_names(value: Any) -> dict[int, str]:
         ValueError: it is neither.
     """
     if isinstance(value, str):
-        value = [each for each in value.split(",")]
+        if value.lstrip()[:1] in ("{", "["):
+            raise ValueError("it is neither JSON nor a Python literal")
+        value = value.split(",")
     pairs = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, (list, tuple)) else None
     if pairs is None or not value or len(value) > 65535:
         raise ValueError("it is no list of names")

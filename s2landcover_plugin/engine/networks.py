@@ -90,7 +90,10 @@ class Network:
             raise self._refusal(str(err), str(runtime.__version__)) from err
         used = self._session.get_providers()[0]
         self.provider = next((name for name, full in PROVIDERS.items() if full == used), used)
-        self.input = self._image_input()
+        try:
+            self.input = self._image_input()
+        except UnicodeDecodeError as err:
+            raise EngineError("The model has names that are no text", self.path, "the file is damaged: get it again") from err
         self._lock = threading.Lock()
         self._largest = 2**31
 

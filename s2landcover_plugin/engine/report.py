@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from .legend import LegendClass
+from .legend import LegendClass, csv_text
 from .packages import require
 from .raster import read_preview
 from .version import VERSION
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .clustering import ClusterReport
     from .cost import RunCost
     from .models import ClusterModel
+    from .segmenting import SegmentReport
     from .selection import Selection
 
 MATRIX_CLASSES = 16
@@ -253,6 +254,32 @@ def apply_report_html(report: ApplyReport, model: ClusterModel, raster: str, pro
         rows=_rows(report.legend, report.pixels, report.hectares),
         total=sum(report.hectares),
         spectra=spectra_chart(model, report.legend),
+    )
+
+
+def segment_report_html(report: SegmentReport, raster: str, provenance: dict[str, str], cost: RunCost) -> str:
+    """The page of `segmentraster`."""
+    present = [i for i, n in enumerate(report.pixels) if n] or [0]
+    legend, pixels = [report.legend[i] for i in present], [report.pixels[i] for i in present]
+    hectares = [report.hectares[i] for i in present]
+    return render(
+        "segments.html",
+        title="Segmentation by a network",
+        source=provenance["S2LC_INPUT"],
+        scenes=provenance.get("S2LC_SCENES", ""),
+        model_name=provenance["S2LC_MODEL"],
+        report=report,
+        quicklook=quicklook(raster, report.legend),
+        chart=area_chart(legend, hectares),
+        rows=_rows(legend, pixels, hectares),
+        total=sum(report.hectares),
+        cost=cost,
+        downloads={
+            "decisions": csv_uri([("what", "value", "source"), *((d.what, csv_text(d.value), d.source) for d in report.decisions)]),
+            "areas": csv_uri(
+                [("code", "name", "pixels", "hectares"), *((c.code, csv_text(c.name), n, h) for c, n, h in zip(legend, pixels, hectares))]
+            ),
+        },
     )
 
 

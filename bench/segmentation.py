@@ -1,0 +1,96 @@
+"""`segmentraster` against a bare onnxruntime loop over the same tiles, without reading or writing: `python -m bench.segmentation MODELS BANDS`.
+
+MODELS: a folder with dynamicworld_rawdn_nchw_u16.onnx; BANDS: a folder with B02.tif … B12.tif. The scene is mirrored to twice its size. Wall
+time and CPU time of both, taken in turns; the ratio is what counts.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+import onnxruntime
+from osgeo import gdal
+
+from s2landcover_plugin.engine.bandfiles import StackOptions, run_stack
+from s2landcover_plugin.engine.progress import Progress
+from s2landcover_plugin.engine.raster import describe
+from s2landcover_plugin.engine.segmenting import SegmentOptions, SegmentOutputs, run_segmentation
+
+ROUNDS = 3
+BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B11", "B12")
+
+
+def doubled(folder: Path, target: str) -> np.ndarray:
+    """The scene and its mirror images as a stack of nine bands."""
+    small = target.replace(".tif", "_small.tif")
+    files = [str(path) for path in sorted(folder.glob("B*.tif"))]
+    run_stack(files, small, StackOptions(bands=BANDS, resolution="10"), None, Progress())
+    source = gdal.Open(small)
+    pixels = source.ReadAsArray()
+    pixels = np.concatenate([pixels, pixels[:, ::-1]], axis=1)
+    pixels = np.concatenate([pixels, pixels[:, :, ::-1]], axis=2)
+    options = ["TILED=YES", "COMPRESS=DEFLATE", "PREDICTOR=2"]
+    result = gdal.GetDriverByName("GTiff").Create(target, pixels.shape[2], pixels.shape[1], len(pixels), gdal.GDT_UInt16, options)
+    result.SetGeoTransform(source.GetGeoTransform())
+    result.SetProjection(source.GetProjection())
+    for number, name in enumerate(BANDS, 1):
+        band = result.GetRasterBand(number)
+        band.SetDescription(name)
+        band.SetScale(0.0001)
+        band.SetNoDataValue(0)
+        band.WriteArray(pixels[number - 1])
+    result.FlushCache()
+    return np.asarray(pixels)
+
+
+def timed(action: Callable[[], Any]) -> tuple[float, float, Any]:
+    """Wall and CPU seconds, and the result."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = action()
+    return time.perf_counter() - wall, time.process_time() - cpu, result
+
+
+def main() -> None:
+    """Measure and print."""
+    models, bands = map(Path, sys.argv[1:3])
+    model = str(models / "dynamicworld_rawdn_nchw_u16.onnx")
+    with tempfile.TemporaryDirectory() as work:
+        source = f"{work}/scene.tif"
+        pixels = doubled(bands, source)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = os.cpu_count() or 1
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        grid = describe(source).grid
+        for tile in (0, 256):
+            found = []
+            for _ in range(ROUNDS):
+                outputs = SegmentOutputs(f"{work}/classes.tif")
+                wall, cpu, report = timed(lambda: run_segmentation(source, model, outputs, SegmentOptions(tile_size=tile), Progress()))
+                tiling = report.tiling
+                padded = np.pad(pixels, ((0, 0), *([(tiling.margin, tiling.tile)] * 2)), mode="reflect")
+                rows = [w for w in tiling.windows(grid)]
+
+                def bare() -> None:
+                    for window in rows:
+                        across = -(-window.width // tiling.step)
+                        corners = [window.x + n * tiling.step for n in range(across)]
+                        batch = np.stack([padded[:, window.y : window.y + tiling.tile, x : x + tiling.tile] for x in corners])
+                        session.run(None, {"reflectance_dn": batch})
+
+                bare_wall, bare_cpu, _ = timed(bare)
+                found.append((wall / bare_wall, cpu / bare_cpu, wall, bare_wall))
+            median = np.median(found, axis=0)
+            print(
+                f"tile {tiling.tile} px, margin {tiling.margin}, {grid.width} x {grid.height} px: plugin {median[2]:.1f} s, bare loop "
+                f"{median[3]:.1f} s; wall x {median[0]:.3f}, CPU x {median[1]:.3f} (medians of {ROUNDS})"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,320 @@
+"""A network and a raster brought together: bands, scaling, answers, tiles and classes, each decided and the decision kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Callable
+
+import numpy as np
+
+from . import sentinel2
+from .blocks import Block, Op, iter_blocks
+from .errors import EngineError
+from .grid import Window
+from .legend import LegendClass
+from .model_contract import USUAL_BANDS, Decision, Statements, rounded_up, scaling_from
+from .networks import Network, layout_of
+from .palette import colours
+from .probing import OutputFacts, Reach, find_output, measure_reach
+from .progress import Progress
+from .radiometry import decide_for_file
+from .raster import RasterInfo, RasterReader
+from .sampling import sample_cells
+from .segmentation import MOST_BYTE_CLASSES, Preparation, Tiling
+
+PROBES_PX = (128, 256, 512)
+"""Sides of the pieces that a network without a fixed size is asked about: larger ones if it looks farther than the smaller ones tell."""
+USUAL_TILE = 512
+"""Where nothing tells: the margin costs 40 % less than with 256, and memory stays small."""
+BATCH_PX = 512 * 512
+"""Pixels a run where BATCH_SIZE is 0."""
+GPU_BATCHES = 8
+KNOWN_COLOURS = {
+    "water": "#419bdf",
+    "trees": "#397d49",
+    "grass": "#88b053",
+    "flooded_vegetation": "#7a87c6",
+    "crops": "#e49635",
+    "shrub_and_scrub": "#dfc35a",
+    "built": "#c4281b",
+    "bare": "#a59b8f",
+    "snow_and_ice": "#b39fe1",
+}
+"""Published colours of Dynamic World's classes, by name."""
+
+
+@dataclass
+class Ledger:
+    """Decisions as they are made."""
+
+    entries: list[Decision] = field(default_factory=list)
+
+    def add(self, what: str, value: Any, source: str) -> None:
+        """Keep one."""
+        self.entries.append(Decision(what, str(value), source))
+
+
+@dataclass(frozen=True)
+class Request:
+    """What of the user's wishes no statement about a model can say."""
+
+    band_map: str = ""
+    batch_size: int = 0
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A network that is understood, over the bands that it takes."""
+
+    network: Network
+    reader: RasterReader
+    layout: str
+    preparation: Preparation
+    output: OutputFacts
+    tiling: Tiling
+    threshold: float
+    known_codes: int
+    """Of an index map: how many codes the samples have."""
+
+
+def prepare(network: Network, info: RasterInfo, stated: Statements, request: Request, ledger: Ledger, progress: Progress) -> Prepared:
+    if stated.get("model_type") is not None:
+        progress.warn(f"{network.path} says that its kind is {str(stated.get('model_type'))[:40]!r}, not a segmentation model.")
+    layout, why = stated.get("layout"), stated.source("layout")
+    if layout is None:
+        layout, why = layout_of(network.input.shape, len(stated.get("bands") or ()) or None)
+    ledger.add("layout", layout, why)
+    ledger.add("type of the input", network.input.dtype, "graph")
+    n_bands = network.input.shape[1 if layout == "NCHW" else 3]
+    names, numbers = _bands(info, n_bands, stated, request.band_map, network.path, ledger, progress)
+    bands = [info.bands[number - 1] for number in numbers]
+    decisions = [decide_for_file(band, info.path, "auto") for band in bands]
+    whole = network.input.dtype if network.input.dtype.startswith("uint") else ""
+    scaling, scale_source = scaling_from(stated, names, whole, all(band.dtype == "uint8" for band in bands), progress)
+    ledger.add("scaling", scaling.text, scale_source)
+    fill = stated.get("nodata")
+    ledger.add("pixels without a value become", f"DN {0 if fill is None else fill:g}", stated.source("nodata") or "assumed")
+    preparation = Preparation(decisions, scaling, network.input.dtype, fill or 0.0)
+    reader = RasterReader(info, numbers, nodata=0 if all(band.dtype.startswith("uint") for band in info.bands) else None)
+    side, side_source = _tile(network, layout, stated)
+    probe = side if side_source == "graph" else PROBES_PX[0]
+    tile, noise = _samples(reader, preparation, probe, layout, progress)
+    output = find_output(network, np.concatenate([tile, noise]), layout, stated)
+    ledger.add(
+        "answers", f"{output.kind} of {output.n_classes or 'unknown'} classes, {output.layout}", stated.source("output") or "measured"
+    )
+    if output.reduction > 1 or output.crop:
+        ledger.add("size of the answers", f"1 / {output.reduction}, {output.crop} px less on each side", "measured")
+
+    def measured() -> Reach:
+        reach = measure_reach(network, tile, noise, layout, output)
+        for larger in PROBES_PX[1:] if side_source != "graph" else ():
+            if reach.margin is not None:
+                break
+            reach = measure_reach(network, *_samples(reader, preparation, larger, layout, progress), layout, output)
+        return reach
+
+    tiling = _tiling(network, (side, side_source), measured, output, stated, info, request, ledger, progress)
+    threshold = stated.get("threshold")
+    if output.kind in ("sigmoid", "probability"):
+        ledger.add("threshold", 0.5 if threshold is None else threshold, stated.source("threshold") or "assumed")
+    codes = int(output.scores(network.run(tile)).max()) + 1 if output.kind == "index" else 0
+    return Prepared(network, reader, layout, preparation, output, tiling, 0.5 if threshold is None else threshold, codes)
+
+
+def _bands(
+    info: RasterInfo, n_bands: int | None, stated: Statements, band_map: str, model: str, ledger: Ledger, progress: Progress
+) -> tuple[list[str], list[int]]:
+    """Names and 1-based numbers of the bands, in the order of the network.
+
+    Raises:
+        EngineError: bands are missing, or there are not as many as the network takes.
+    """
+    known = sentinel2.spectral_bands(info.bands, info.path, band_map)
+    all_numbers = sentinel2.choose_bands(info.bands, info.path, ())
+    names = [sentinel2.identify(band, info.path, alone=len(info.bands) == 1) for band in info.bands]
+    wanted, source = stated.get("bands"), stated.source("bands")
+    if wanted is None and n_bands is not None and n_bands != len(all_numbers):
+        usual = USUAL_BANDS.get(n_bands, ())
+        have = {sentinel2.BY_COMMON_NAME[name].name for name in known}
+        if usual and set(usual) <= have:
+            wanted, source = usual, "assumed"
+            progress.warn(f"The model takes {n_bands} bands and does not tell which: {', '.join(usual)} are assumed. BANDS tells others.")
+    if wanted is None:
+        if n_bands is not None and n_bands != len(all_numbers):
+            what = f"The model takes {n_bands} bands, the raster has {len(all_numbers)} ({', '.join(names[i - 1] for i in all_numbers)})"
+            raise EngineError(what, info.path, "name the bands that it takes, in its order, in BANDS")
+        ledger.add("bands", ", ".join(names[i - 1] for i in all_numbers), "assumed: those of the raster, in its order")
+        return [names[i - 1] for i in all_numbers], all_numbers
+    numbers, missing = [], []
+    for name in wanted:
+        band = sentinel2.BY_NAME.get(name)
+        number = known.get(band.common_name) if band else None
+        if number is None and name in names:
+            number = names.index(name) + 1
+        if number is None and name.isdigit() and 1 <= int(name) <= len(names):
+            number = int(name)
+        if number is None:
+            missing.append(name)
+        else:
+            numbers.append(number)
+    if missing:
+        fix = f"its bands are {', '.join(names)}; add the missing ones, or tell which band is which with BANDS or BAND_MAP"
+        raise EngineError(f"The model needs {', '.join(missing)}, which the raster lacks", info.path, fix)
+    if n_bands is not None and len(numbers) != n_bands:
+        raise EngineError(
+            f"The model takes {n_bands} bands, not {len(numbers)}", f"BANDS {', '.join(wanted)}", f"name {n_bands} bands of {model}"
+        )
+    ledger.add("bands", ", ".join(wanted), source)
+    return [names[number - 1] for number in numbers], numbers
+
+
+def _tile(network: Network, layout: str, stated: Statements) -> tuple[int, str]:
+    """Side of the tiles and where it comes from; `graph`: fixed.
+
+    Raises:
+        EngineError: the network takes rectangles only.
+    """
+    rows, columns = network.input.shape[2:] if layout == "NCHW" else network.input.shape[1:3]
+    if rows is not None and columns is not None:
+        if rows != columns:
+            raise EngineError(f"The model takes tiles of {rows} x {columns} pixels", network.path, "use a model with square tiles")
+        return rows, "graph"
+    if stated.get("tile_size"):
+        return int(stated.get("tile_size")), stated.source("tile_size")
+    return USUAL_TILE, "assumed"
+
+
+class _Raw(Op):
+    """Blocks as they are read."""
+
+    trims = True
+    padding = "reflect"
+
+    def __call__(self, block: Block) -> Block:
+        return block
+
+
+def _samples(
+    reader: RasterReader,
+    preparation: Preparation,
+    side: int,
+    layout: str,
+    progress: Progress,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two inputs (1, …) of the network: real pixels, and noise of their range.
+
+    Raises:
+        EngineError: the raster has no valid pixel.
+    """
+    best: tuple[float, np.ndarray, np.ndarray] | None = None
+    for cell in sample_cells(reader.grid, 0)[:24]:
+        x, y = cell.x + max(0, (cell.width - side) // 2), cell.y + max(0, (cell.height - side) // 2)
+        window = Window(x, y, side, side).clipped(reader.grid.width, reader.grid.height)
+        (block,) = iter_blocks(reader, _Raw(), windows=[window], progress=progress.part(0, 0.1))
+        share = float(block.valid.all(axis=0).mean())
+        if best is None or share > best[0]:
+            best = share, np.asarray(block.data), block.valid.all(axis=0)
+        if share > 0.9:
+            break
+    if best is None or not best[2].any():
+        raise EngineError("The raster has no valid pixel", reader.path, "choose an area or a date with data")
+    _, stored, valid = best
+    lacking = ((0, 0), (0, side - stored.shape[1]), (0, side - stored.shape[2]))
+    stored, valid = np.pad(stored, lacking, mode="reflect"), np.pad(valid, lacking[1:], mode="reflect")
+    rng = np.random.default_rng(0)
+    # twice as bright as the brightest: differences that no network can miss
+    noise = np.stack([rng.uniform(0, 2 * max(float(np.abs(plane[valid]).max()), 1.0), plane.shape) for plane in stored])
+    if stored.dtype.kind in "iu":
+        noise = np.minimum(noise, np.iinfo(stored.dtype).max)
+    noise = noise.astype(stored.dtype)
+    tiles = [preparation(each, np.ones_like(valid)) for each in (np.where(valid, stored, stored[:, valid][:, :1, None]), noise)]
+    batch = np.stack(tiles)
+    batch = batch if layout == "NCHW" else np.moveaxis(batch, 1, -1)
+    return batch[:1], batch[1:]
+
+
+def _tiling(
+    network: Network,
+    side: tuple[int, str],
+    measured: Callable[[], Reach],
+    output: OutputFacts,
+    stated: Statements,
+    info: RasterInfo,
+    request: Request,
+    ledger: Ledger,
+    progress: Progress,
+) -> Tiling:
+    """Tile, margin and batch: origins on the multiple, the margin large enough where that can be told."""
+    tile, source = side
+    multiple, margin = stated.get("multiple"), stated.get("margin")
+    multiple_source, margin_source = stated.source("multiple"), stated.source("margin")
+    reach = Reach(1, None)
+    if multiple is None or margin is None:
+        reach = measured()
+    if multiple is None:
+        multiple, multiple_source = reach.multiple, "measured"
+    multiple = int(np.lcm(multiple, output.reduction))
+    if margin is None:
+        margin, margin_source = reach.margin, "measured"
+    if margin is None:
+        overlap = stated.get("overlap_percent")
+        margin = round(tile * (overlap if overlap is not None else 50) / 200)
+        margin_source = stated.source("overlap_percent") or "assumed"
+        progress.warn(
+            f"{network.path}: a pixel's class can depend on the whole tile, so that tiles may not fit together seamlessly; "
+            f"{margin} px are cut off each side of a tile."
+        )
+    margin = rounded_up(max(margin, output.crop), multiple)
+    fixed = source == "graph"
+    if fixed and 2 * margin >= tile:
+        fitting = rounded_up(tile // 4, multiple) if tile >= 4 * multiple else 0
+        progress.warn(f"{network.path}: tiles of {tile} px are too small for a margin of {margin} px; {fitting} px are used.")
+        margin, margin_source = fitting, "assumed"
+    if not fixed:
+        # small rasters need no large tile
+        longest = max(info.grid.width, info.grid.height) + 2 * margin
+        tile = rounded_up(max(min(tile, longest) if source == "assumed" else tile, 2 * margin + multiple), multiple)
+        if source != "parameter":
+            tile = _evened(tile, margin, multiple, info)
+    # the step between tiles is on the multiple too
+    margin += (tile - 2 * margin) % multiple // 2
+    batch = request.batch_size or max(1, BATCH_PX * (1 if network.provider == "cpu" else GPU_BATCHES) // (tile * tile))
+    if network.input.shape[0]:
+        batch = max(batch, network.input.shape[0])
+    across = -(-info.grid.width // max(tile - 2 * margin, 1))
+    ledger.add("tile size", f"{tile} px", source)
+    ledger.add("tiles begin on multiples of", f"{multiple} px", multiple_source)
+    ledger.add("margin", f"{margin} px", margin_source)
+    ledger.add("tiles a run", min(batch, across), "parameter" if request.batch_size else "graph" if network.input.shape[0] else "assumed")
+    return Tiling(tile, margin, min(batch, across), multiple, exact=reach.margin is not None and margin >= reach.margin)
+
+
+def _evened(tile: int, margin: int, multiple: int, info: RasterInfo) -> int:
+    """The smallest tile, not larger than one given, with which a raster takes no more tiles: the last ones are not mostly empty."""
+    step = tile - 2 * margin
+    needed = max(-(-size // -(-size // step)) for size in (info.grid.width, info.grid.height))
+    return min(tile, rounded_up(needed + 2 * margin, multiple))
+
+
+def model_legend(output: OutputFacts, seen: int, stated: Statements, ledger: Ledger) -> list[LegendClass]:
+    """Codes 1, 2, … for the classes 0, 1, … of the model, with names and colours."""
+    names = dict(stated.get("class_names") or {})
+    source = stated.source("class_names")
+    if output.n_classes == 2 and len(names) == 1 and output.kind in ("sigmoid", "probability"):
+        # one name: that of the class, the rest is not it
+        (only,) = names.values()
+        names = {0: f"Not {only}", 1: only}
+    count = max(output.n_classes, max(names, default=-1) + 1 if output.kind == "index" else 0, seen)
+    if output.kind == "index" and not names:
+        count = MOST_BYTE_CLASSES
+    given = dict(stated.get("colors") or {})
+    taken = [
+        tuple(bytes.fromhex(KNOWN_COLOURS[name][1:])) if (name := names.get(i, "").lower()) in KNOWN_COLOURS else None for i in range(count)
+    ]
+    fresh = colours(min(count, MOST_BYTE_CLASSES))
+    legend = [LegendClass(i + 1, names.get(i, f"Class {i}"), given.get(i) or taken[i] or fresh[i % len(fresh)]) for i in range(count)]
+    ledger.add("names of classes", ", ".join(each.name for each in legend[:12]) + (" …" if count > 12 else ""), source or "assumed")
+    if count > MOST_BYTE_CLASSES:
+        ledger.add("type of the map", "UInt16, because a byte holds 254 classes", "graph")
+    return legend

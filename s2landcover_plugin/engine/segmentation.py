@@ -1,0 +1,294 @@
+"""A network over a raster, tile by tile: the class of every pixel, as if the network had seen the whole image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Iterator, Sequence
+
+import numpy as np
+
+from .blocks import Block, Op
+from .errors import EngineError
+from .geotiff import OutputBand
+from .grid import Grid, Window
+from .legend import NODATA_CODE
+from .model_contract import Scaling
+from .networks import Network
+from .probing import OutputFacts
+from .radiometry import RadiometricDecision
+
+ENTROPY_BAND, MARGIN_BAND = OutputBand("entropy", "float32", -1.0), OutputBand("margin", "float32", -1.0)
+SEAM_LIMIT = 1.05
+"""More changes of class across the lines between tiles than this, relative to elsewhere, are seams."""
+BYTE_STEPS = 254
+"""Probabilities as bytes are multiples of 1 / 254; 255 is no data."""
+MOST_BYTE_CLASSES = 254
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a raster is cut.
+
+    Attributes:
+        tile: side of what the network gets, pixels.
+        margin: pixels on each side whose answers are not used.
+        batch: tiles a run.
+        multiple: of the places where tiles begin.
+        exact: whether the margin is known to be large enough.
+    """
+
+    tile: int
+    margin: int
+    batch: int
+    multiple: int = 1
+    exact: bool = False
+
+    @property
+    def step(self) -> int:
+        """Side of what is used of a tile."""
+        return self.tile - 2 * self.margin
+
+    def windows(self, grid: Grid) -> Iterator[Window]:
+        """Windows of one batch each, row by row; they begin on multiples of the step."""
+        return grid.windows(self.step * self.batch, self.step)
+
+
+class Preparation:
+    """Stored numbers -> what a network takes. Can be sent to another process."""
+
+    def __init__(self, decisions: Sequence[RadiometricDecision], scaling: Scaling, dtype: str, fill_dn: float) -> None:
+        """
+        Args:
+            decisions: of each band: DN = stored x gain + add_dn.
+            fill_dn: for pixels without a value.
+        """
+        self.gain = np.array([decision.gain for decision in decisions])[:, None, None]
+        self.add = np.array([decision.add_dn for decision in decisions])[:, None, None]
+        self.scaling = scaling
+        self.dtype = np.dtype(dtype)
+        self.fill_dn = fill_dn
+        self.plain = bool((self.gain == 1).all() and (self.add == 0).all())
+
+    def __call__(self, stored: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        """(bands, rows, cols) in the type of the network; whole numbers are clipped, never wrapped."""
+        if self.plain and stored.dtype == self.dtype and self.scaling.kind == "none" and not self.scaling.mean:
+            return np.where(valid, stored, self.dtype.type(self.fill_dn))
+        dn = stored.astype(np.float64)
+        if not self.plain:
+            dn = dn * self.gain + self.add
+        values = self._scaled(np.where(valid, dn, self.fill_dn))
+        if self.dtype.kind in "iu":
+            limits = np.iinfo(self.dtype)
+            values = np.clip(np.rint(values), limits.min, limits.max)
+        return values.astype(self.dtype)
+
+    def _scaled(self, dn: np.ndarray) -> np.ndarray:
+        own = self.scaling
+        if own.kind == "percentile-log":
+            low, spread = (np.array(each)[:, None, None] for each in (own.low, own.spread))
+            logarithm = np.log(np.maximum(dn, 0) * own.log_factor + 1)
+            return np.asarray(1 / (1 + np.exp(-(5 * (logarithm - low) / spread - 1))))
+        values = dn * own.factor
+        if own.mean:
+            values = (values - np.array(own.mean)[:, None, None]) / np.array(own.std)[:, None, None]
+        return np.asarray(values)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which planes a run gives beside the classes.
+
+    Attributes:
+        probabilities: empty, `byte` or `float`.
+    """
+
+    probabilities: str = ""
+    uncertainty: bool = False
+
+
+class Segment(Op):
+    """Class of every pixel; if wanted the probability of each class, entropy and margin. Can be sent to another process.
+
+    Entropy is that of the probabilities (Shannon 1948), divided by its largest possible value; the margin is the largest probability minus
+    the second.
+    """
+
+    trims = True
+
+    def __init__(
+        self,
+        network: Network,
+        layout: str,
+        preparation: Preparation,
+        output: OutputFacts,
+        tiling: Tiling,
+        *,
+        names: Sequence[str] = (),
+        wanted: Wanted | None = None,
+        threshold: float = 0.5,
+        augment: bool = False,
+        padding: str = "reflect",
+    ) -> None:
+        self.network = network
+        self.layout = layout
+        self.preparation = preparation
+        self.output = output
+        self.tiling = tiling
+        self.wanted = wanted or Wanted()
+        self.threshold = threshold
+        self.augment = augment
+        self.padding = padding
+        self.halo = tiling.margin
+        n = output.n_classes if output.kind != "index" else len(names)
+        self.outputs = (OutputBand("class", "uint8" if n <= MOST_BYTE_CLASSES else "uint16", NODATA_CODE), *self._further(names))
+
+    def _further(self, names: Sequence[str]) -> tuple[OutputBand, ...]:
+        bands: list[OutputBand] = []
+        if self.wanted.probabilities == "byte":
+            bands += [OutputBand(name, "uint8", 255, scale=1 / BYTE_STEPS) for name in names]
+        elif self.wanted.probabilities:
+            bands += [OutputBand(name, "float32", -1.0) for name in names]
+        return (*bands, *((ENTROPY_BAND, MARGIN_BAND) if self.wanted.uncertainty else ()))
+
+    def __call__(self, block: Block) -> Block:
+        margin, (step, tile) = self.tiling.margin, (self.tiling.step, self.tiling.tile)
+        rows, columns = block.valid.shape[1] - 2 * margin, block.valid.shape[2] - 2 * margin
+        valid = block.valid.all(axis=0)
+        inner = valid[margin : margin + rows, margin : margin + columns]
+        window = Window(block.window.x + margin, block.window.y + margin, columns, rows)
+        if not inner.any():
+            return self._nothing(inner, window)
+        pixels = self.preparation(np.asarray(block.data), valid)
+        down, across = -(-rows // step), -(-columns // step)
+        lacking = ((0, 0), (0, down * step - rows), (0, across * step - columns))
+        # a window at the edge of the raster has less than whole tiles
+        pixels = np.pad(pixels, lacking, mode=self.padding)  # type: ignore[call-overload]
+        corners = [(y * step, x * step) for y in range(down) for x in range(across)]
+        tiles = np.stack([pixels[:, y : y + tile, x : x + tile] for y, x in corners])
+        scores = self._inner(tiles)
+        whole = np.empty((scores.shape[1], down * step, across * step), scores.dtype)
+        for (y, x), part in zip(corners, scores):
+            whole[:, y : y + step, x : x + step] = part
+        return self._planes(whole[:, :rows, :columns], inner, window)
+
+    def _nothing(self, inner: np.ndarray, window: Window) -> Block:
+        planes = tuple(np.full(inner.shape, band.nodata, band.dtype) for band in self.outputs)
+        return Block(planes, np.zeros(inner.shape, bool), window)
+
+    def _inner(self, tiles: np.ndarray) -> np.ndarray:
+        """Probabilities (n, classes, step, step), or the numbers (n, 1, step, step) of an index map."""
+        if self.output.kind == "index" or not self.augment:
+            return self._answers(tiles)
+        total = None
+        for turns in range(4):
+            for mirrored in (False, True):
+                seen = np.rot90(tiles[..., ::-1] if mirrored else tiles, turns, (2, 3))
+                found = np.rot90(self._answers(seen), -turns, (2, 3))
+                found = found[..., ::-1] if mirrored else found
+                total = found / 8 if total is None else total + found / 8
+        return np.asarray(total)
+
+    def _answers(self, tiles: np.ndarray) -> np.ndarray:
+        batch = tiles if self.layout == "NCHW" else np.moveaxis(tiles, 1, -1)
+        scores = self.output.scores(self.network.run(batch))
+        if self.output.kind != "index":
+            scores = self.output.probabilities(scores)
+        scale = self.output.reduction
+        if scale > 1:
+            scores = scores.repeat(scale, axis=2).repeat(scale, axis=3)
+        start = self.tiling.margin - self.output.crop
+        return scores[:, :, start : start + self.tiling.step, start : start + self.tiling.step]
+
+    def _planes(self, found: np.ndarray, inner: np.ndarray, window: Window) -> Block:
+        dtype = self.outputs[0].dtype
+        if self.output.kind == "index":
+            numbers = np.rint(found[0]) if found.dtype.kind == "f" else found[0]
+            known = inner & (numbers >= 0)
+            most = np.iinfo(dtype).max - 1
+            if (numbers[known] >= most).any():
+                what = f"The model gives the class {int(numbers[known].max())}, more than its class names tell"
+                raise EngineError(what, self.network.path, "name all classes in CLASS_NAMES, or in the JSON beside the model")
+            return Block((np.where(known, numbers + 1, NODATA_CODE).astype(dtype),), known, window)
+        if not np.isfinite(found[:, inner]).all():
+            fix = "check SCALE and BANDS: such values come from input that the network does not know, or from float16"
+            raise EngineError("The model gives values that are not numbers", f"{self.network.path}, {window}", fix)
+        if len(found) == 2 and self.output.kind in ("sigmoid", "probability"):
+            best = (found[1] >= self.threshold).astype(np.int64)
+        else:
+            best = found.argmax(axis=0)
+        planes: list[np.ndarray] = [(best + 1).astype(dtype)]
+        if self.wanted.probabilities == "byte":
+            planes += [np.rint(np.clip(plane, 0, 1) * BYTE_STEPS).astype(np.uint8) for plane in found]
+        elif self.wanted.probabilities:
+            planes += [plane.astype(np.float32) for plane in found]
+        if self.wanted.uncertainty:
+            planes += list(uncertainty(found))
+        return Block(tuple(planes), inner, window)
+
+
+def uncertainty(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Entropy (0: sure, 1: all classes alike) and margin (0 to 1), both (rows, cols) float32, of probabilities (classes, rows, cols)."""
+    total = np.maximum(probabilities.sum(axis=0), 1e-30)
+    shares = np.clip(probabilities / total, 1e-30, 1)
+    entropy = -(shares * np.log(shares)).sum(axis=0) / np.log(max(len(shares), 2))
+    ordered = np.partition(probabilities, len(probabilities) - 2, axis=0)
+    return np.clip(entropy, 0, 1).astype(np.float32), (ordered[-1] - ordered[-2]).astype(np.float32)
+
+
+class SeamTally:
+    """A sink that measures seams: how much classes change across the lines between tiles, compared with elsewhere.
+
+    Attributes:
+        across, elsewhere: pairs of neighbours with different classes, and all pairs, (2,) each. Elsewhere counts only where tiles might
+            begin, because networks that halve and double their input change class more often there.
+    """
+
+    def __init__(self, tiling: Tiling) -> None:
+        self.step, self.multiple = tiling.step, tiling.multiple
+        self.across = np.zeros(2, np.int64)
+        self.elsewhere = np.zeros(2, np.int64)
+        self._above: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._left: tuple[np.ndarray, np.ndarray] | None = None
+
+    def write(self, window: Window, planes: Sequence[np.ndarray] | np.ndarray, valid: np.ndarray) -> None:
+        """Count one window of classes; windows come row by row."""
+        codes, ok = np.asarray(planes[0]), valid if valid.ndim == 2 else valid[0]
+        self._lines(codes, ok, window.x)
+        self._lines(codes.T, ok.T, window.y)
+        left = self._left if window.x else None
+        if left is not None and len(left[0]) == len(codes):
+            self._line(left, (codes[:, 0], ok[:, 0]))
+        above = self._above.get(window.x)
+        if above is not None and len(above[0]) == codes.shape[1]:
+            self._line(above, (codes[0], ok[0]))
+        self._left = codes[:, -1].copy(), ok[:, -1].copy()
+        self._above[window.x] = codes[-1].copy(), ok[-1].copy()
+
+    def _lines(self, codes: np.ndarray, ok: np.ndarray, start: int) -> None:
+        both = ok[:, 1:] & ok[:, :-1]
+        differ = ((codes[:, 1:] != codes[:, :-1]) & both).sum(axis=0)
+        pairs = both.sum(axis=0)
+        places = np.arange(start + 1, start + codes.shape[1])
+        seam = places % self.step == 0
+        alike = (places % self.multiple == 0) & ~seam
+        self.across += (differ[seam].sum(), pairs[seam].sum())
+        self.elsewhere += (differ[alike].sum(), pairs[alike].sum())
+
+    def _line(self, first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]) -> None:
+        both = first[1] & second[1]
+        self.across += (np.count_nonzero((first[0] != second[0]) & both), np.count_nonzero(both))
+
+    @property
+    def ratio(self) -> float:
+        """Share of changes across the lines / elsewhere; 1: no seams; NaN where there are no lines or no changes."""
+        if not self.across[1] or not self.elsewhere[0]:
+            return float("nan")
+        return float((self.across[0] / self.across[1]) / (self.elsewhere[0] / self.elsewhere[1]))
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether there are more changes across the lines than elsewhere by more than chance (3 standard deviations of a count) and 5 %."""
+        if not self.across[1] or not self.elsewhere[1]:
+            return False
+        expected = float(self.elsewhere[0] / self.elsewhere[1] * self.across[1])
+        return bool(self.across[0] > max(SEAM_LIMIT * expected, expected + 3 * np.sqrt(expected)))
