@@ -1,7 +1,7 @@
-"""`segmentraster` against a bare onnxruntime loop over the same tiles, without reading or writing: `python -m bench.segmentation MODELS BANDS`.
+"""`segmentraster` against a bare onnxruntime loop over the same tiles, which neither reads nor writes.
 
-MODELS: a folder with dynamicworld_rawdn_nchw_u16.onnx; BANDS: a folder with B02.tif … B12.tif. The scene is mirrored to twice its size. Wall
-time and CPU time of both, taken in turns; the ratio is what counts.
+`python -m bench.segmentation MODELS BANDS`. MODELS: a folder with dynamicworld_rawdn_nchw_u16.onnx; BANDS: one with B02.tif … B12.tif.
+The scene is mirrored to twice its size. Wall and CPU time of both, taken in turns; the ratio is what counts.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from osgeo import gdal
 from s2landcover_plugin.engine.bandfiles import StackOptions, run_stack
 from s2landcover_plugin.engine.progress import Progress
 from s2landcover_plugin.engine.raster import describe
+from s2landcover_plugin.engine.segmentation import Tiling
 from s2landcover_plugin.engine.segmenting import SegmentOptions, SegmentOutputs, run_segmentation
 
 ROUNDS = 3
@@ -66,30 +67,32 @@ def main() -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = os.cpu_count() or 1
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        grid = describe(source).grid
         for tile in (0, 256):
-            found = []
-            for _ in range(ROUNDS):
-                outputs = SegmentOutputs(f"{work}/classes.tif")
-                wall, cpu, report = timed(lambda: run_segmentation(source, model, outputs, SegmentOptions(tile_size=tile), Progress()))
-                tiling = report.tiling
-                padded = np.pad(pixels, ((0, 0), *([(tiling.margin, tiling.tile)] * 2)), mode="reflect")
-                rows = [w for w in tiling.windows(grid)]
-
-                def bare() -> None:
-                    for window in rows:
-                        across = -(-window.width // tiling.step)
-                        corners = [window.x + n * tiling.step for n in range(across)]
-                        batch = np.stack([padded[:, window.y : window.y + tiling.tile, x : x + tiling.tile] for x in corners])
-                        session.run(None, {"reflectance_dn": batch})
-
-                bare_wall, bare_cpu, _ = timed(bare)
-                found.append((wall / bare_wall, cpu / bare_cpu, wall, bare_wall))
-            median = np.median(found, axis=0)
+            found = [compared(source, model, tile, pixels, session) for _ in range(ROUNDS)]
+            median = np.median([figures for figures, _ in found], axis=0)
+            tiling = found[0][1]
             print(
-                f"tile {tiling.tile} px, margin {tiling.margin}, {grid.width} x {grid.height} px: plugin {median[2]:.1f} s, bare loop "
-                f"{median[3]:.1f} s; wall x {median[0]:.3f}, CPU x {median[1]:.3f} (medians of {ROUNDS})"
+                f"tile {tiling.tile} px, margin {tiling.margin}, {pixels.shape[2]} x {pixels.shape[1]} px: plugin {median[2]:.1f} s, "
+                f"bare loop {median[3]:.1f} s; wall x {median[0]:.3f}, CPU x {median[1]:.3f} (medians of {ROUNDS})"
             )
+
+
+def compared(source: str, model: str, tile: int, pixels: np.ndarray, session: Any) -> tuple[tuple[float, ...], Tiling]:
+    """(wall ratio, CPU ratio, seconds of the plugin, of the loop), and the tiles."""
+    outputs = SegmentOutputs(source.replace("scene", "classes"))
+    wall, cpu, report = timed(lambda: run_segmentation(source, model, outputs, SegmentOptions(tile_size=tile), Progress()))
+    tiling = report.tiling
+    padded = np.pad(pixels, ((0, 0), *([(tiling.margin, tiling.tile)] * 2)), mode="reflect")
+    windows = list(tiling.windows(describe(source).grid))
+
+    def bare() -> None:
+        for window in windows:
+            corners = [window.x + n * tiling.step for n in range(-(-window.width // tiling.step))]
+            batch = np.stack([padded[:, window.y : window.y + tiling.tile, x : x + tiling.tile] for x in corners])
+            session.run(None, {"reflectance_dn": batch})
+
+    bare_wall, bare_cpu, _ = timed(bare)
+    return (wall / bare_wall, cpu / bare_cpu, wall, bare_wall), tiling
 
 
 if __name__ == "__main__":
