@@ -283,7 +283,7 @@ def _tiling(
     if network.input.shape[0]:
         batch = max(batch, network.input.shape[0])
     across = -(-info.grid.width // max(tile - 2 * margin, 1))
-    ledger.add("tile size", f"{tile} px", source)
+    ledger.add("tile size", f"{tile} px{'' if tile == side[0] else f' ({side[0]} px, made to fit)'}", source)
     ledger.add("tiles begin on multiples of", f"{multiple} px", multiple_source)
     ledger.add("margin", f"{margin} px", margin_source)
     ledger.add("tiles a run", min(batch, across), "parameter" if request.batch_size else "graph" if network.input.shape[0] else "assumed")
