@@ -153,7 +153,7 @@ class Segment(Op):
     def __call__(self, block: Block) -> Block:
         margin, (step, tile) = self.tiling.margin, (self.tiling.step, self.tiling.tile)
         rows, columns = block.valid.shape[1] - 2 * margin, block.valid.shape[2] - 2 * margin
-        valid = block.valid.all(axis=0)
+        valid: np.ndarray = np.asarray(block.valid.all(axis=0))
         inner = valid[margin : margin + rows, margin : margin + columns]
         window = Window(block.window.x + margin, block.window.y + margin, columns, rows)
         if not inner.any():
