@@ -7,6 +7,7 @@ from .classareas import ClassAreas
 from .clusterraster import ClusterRaster
 from .clusterselection import ClusterSelection
 from .detectchange import DetectChange
+from .modeltemplate import ModelTemplate
 from .segmentraster import SegmentRaster
 from .spectralindices import SpectralIndices
 from .stacfetch import StacFetch
@@ -22,6 +23,7 @@ ALGORITHMS = (
     ApplyClusters,
     ClassAreas,
     SegmentRaster,
+    ModelTemplate,
     AlignRasters,
     DetectChange,
 )

@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 from osgeo import gdal
+from scipy import ndimage
 
 from s2landcover_plugin.engine.bandfiles import StackOptions, run_stack
 from s2landcover_plugin.engine.errors import Cancelled, EngineError
@@ -31,9 +32,9 @@ RIM = 8
 
 
 def image(rows=150, columns=170, bands=3, seed=0, dtype=np.uint16, high=4000):
-    """Smooth random DN: coarse and fine structure."""
+    """Random DN of coarse and fine structure; the coarse one is 7 px wide, so that it does not fall on the lines between tiles."""
     rng = np.random.default_rng(seed)
-    coarse = rng.random((bands, rows // 8 + 2, columns // 8 + 2)).repeat(8, 1).repeat(8, 2)[:, :rows, :columns]
+    coarse = rng.random((bands, rows // 7 + 2, columns // 7 + 2)).repeat(7, 1).repeat(7, 2)[:, :rows, :columns]
     return (1 + coarse * high * 0.8 + rng.random((bands, rows, columns)) * high * 0.2).astype(dtype)
 
 
@@ -197,16 +198,66 @@ def test_answers_at_half_the_resolution(tmp_path, raster):
     assert "1 / 2" in decided(report, "size of the answers")[0]
 
 
-def test_a_network_that_sees_everything_is_told(tmp_path, raster, messages):
-    """Global pooling: no margin is large enough."""
-    source, _ = raster
-    net = Net().body(4)
+def everything(folder, **more):
+    """A network in which every pixel's class depends on the mean of the tile."""
+    net = Net(**more).body(4)
     before = net.x
-    net.add("GlobalAveragePool").add("Mul", net.constant(np.float32(5)))
-    net.add("Add", before).output()
-    _, report = segment(net.save(tmp_path / "m.onnx"), source, tmp_path, SegmentOptions(tile_size=64), messages)
-    assert not report.tiling.exact and report.tiling.margin == 16
-    assert any("whole tile" in text for text in messages.warnings)
+    mean = net.add("GlobalAveragePool").x
+    return net.add("Sub", mean, given=before).output().save(folder / "global.onnx")
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_a_network_that_sees_everything_has_no_seams(tmp_path, messages, fixed):
+    """Tiles fade into each other: classes change across their lines no more often than elsewhere; cut tiles do."""
+    # light and shade of some 40 px: the mean of a tile differs from that of its neighbour
+    shade = ndimage.gaussian_filter(np.random.default_rng(4).normal(size=(3, 500, 560)), (0, 20, 20))
+    pixels = np.clip(image(500, 560, high=800) + 1500 + 40000 * shade, 1, 9000).astype(np.uint16)
+    source = write_raster(tmp_path / "image.tif", pixels, names=NAMES, scale=(1e-4, 0))
+    model = everything(tmp_path, **({"size": (64, 64)} if fixed else {}))
+    _, report = segment(model, source, tmp_path, SegmentOptions(tile_size=64), messages)
+    assert not report.tiling.exact and report.tiling.blended and report.tiling.margin == 16
+    assert any("overlap by 32 px" in text for text in messages.warnings)
+    assert report.seam_ratio <= 1.05 and not report.has_seams
+    assert decided(report, "tiles")[0] == "fade into each other over 32 px"
+    stated = {"margin": 8, "multiple": 1}
+    (tmp_path / "global.json").write_text(json.dumps(stated))
+    _, cut = segment(model, source, tmp_path, SegmentOptions(tile_size=64))
+    assert not cut.tiling.blended and cut.seam_ratio > 1.3, "a picture in which seams would show"
+
+
+def test_fading_is_the_weighted_mean_of_whole_tiles(tmp_path):
+    """By hand: tiles of 32 every 16 pixels over the padded image, weights that rise over 16 pixels."""
+    pixels = image(90, 100)
+    source = write_raster(tmp_path / "image.tif", pixels, names=NAMES, scale=(1e-4, 0))
+    model = everything(tmp_path)
+    codes, report = segment(model, source, tmp_path, SegmentOptions(tile_size=32), probabilities="p.tif")
+    tile, margin, step = report.tiling.tile, report.tiling.margin, report.tiling.step
+    assert (tile, margin, step) == (32, 8, 16)
+    reach = margin + 2 * step
+    padded = np.pad((pixels / 10000).astype(np.float32), ((0, 0), (reach, reach + step), (reach, reach + step)), mode="reflect")
+    total = np.zeros((4, *padded.shape[1:]))
+    ramp = np.minimum(np.minimum((np.arange(tile) + 0.5) / 16, 1), np.minimum((np.arange(tile)[::-1] + 0.5) / 16, 1))
+    for y in range(step, padded.shape[1] - tile + 1, step):
+        for x in range(step, padded.shape[2] - tile + 1, step):
+            logits = whole_image(model, np.ascontiguousarray(padded[:, y : y + tile, x : x + tile]))
+            powers = np.exp(logits - logits.max(0))
+            total[:, y : y + tile, x : x + tile] += powers / powers.sum(0) * np.outer(ramp, ramp)
+    expected = total[:, reach : reach + 90, reach : reach + 100]
+    inner = np.s_[:, 20:-20, 20:-20]
+    np.testing.assert_allclose(expected.sum(0)[inner[1:]], 1, atol=1e-6)
+    assert np.abs(read(tmp_path / "p.tif") / 254 - expected)[inner].max() < 0.5 / 254 + 1e-5
+    assert (codes[inner[1:]] != expected.argmax(0)[inner[1:]] + 1).mean() < 1e-3
+
+
+@pytest.mark.parametrize(("block", "batch"), [(1, 1), (2, 5), (9, 2)])
+def test_fading_does_not_depend_on_windows(tmp_path, monkeypatch, block, batch):
+    pixels = image(150, 140)
+    source = write_raster(tmp_path / "image.tif", pixels, names=NAMES, scale=(1e-4, 0))
+    model = everything(tmp_path)
+    usual, _ = segment(model, source, tmp_path, SegmentOptions(tile_size=32))
+    monkeypatch.setattr("s2landcover_plugin.engine.network_setup.BLENDED_ROWS", block)
+    codes, _ = segment(model, source, tmp_path, SegmentOptions(tile_size=32, batch_size=batch))
+    assert (codes != usual).mean() < 1e-4, "but for rounding"
 
 
 def test_probabilities_and_uncertainty(tmp_path, raster):
@@ -375,6 +426,32 @@ def test_many_classes_need_two_bytes(tmp_path, raster):
     expected = expected_classes(model, (pixels / 10000).astype(np.float32))
     np.testing.assert_array_equal(codes[RIM:-RIM, RIM:-RIM], expected[RIM:-RIM, RIM:-RIM])
     assert codes.dtype == np.uint16 and "UInt16" in decided(report, "type of the map")[0]
+
+
+def test_template_is_read_back(tmp_path, raster, messages):
+    """What the model states, completed by hand, decides the run."""
+    from s2landcover_plugin.engine.model_template import run_template
+
+    source, pixels = raster
+    model = Net(size=(64, 64)).body().output().save(tmp_path / "m.onnx", metadata={"class_names": '{"1": "trees"}', "resolution": "1000"})
+    values = run_template(model, str(tmp_path / "template.json"), Progress())
+    assert values["bands"] == ["B04", "B03", "B02"] and values["tile_size"] == 64 and values["class_names"] == ["Class 0", "trees"]
+    template = json.loads((tmp_path / "template.json").read_text())
+    assert template["scale"] is None and "none, /10000" in template["hints"]["scale"]
+    template.update(scale="/10000", class_names=["water", "trees", "crops", "built"])
+    (tmp_path / "m.json").write_text(json.dumps(template))
+    codes, report = segment(model, source, tmp_path, messages=messages)
+    assert decided(report, "scaling")[1] == decided(report, "bands")[1] == "JSON" and not messages.warnings
+    free = Net().body().output().save(tmp_path / "free.onnx")
+    expected = expected_classes(free, (pixels / 10000).astype(np.float32))
+    np.testing.assert_array_equal(codes[RIM:-RIM, RIM:-RIM], expected[RIM:-RIM, RIM:-RIM])
+
+
+def test_pixels_of_another_size_are_told(tmp_path, raster, messages):
+    source, _ = raster
+    model = Net().body().output().save(tmp_path / "m.onnx", metadata={"resolution": "300"})
+    segment(model, source, tmp_path, messages=messages)
+    assert any("trained on pixels of 3 m" in text and "10 m" in text for text in messages.warnings)
 
 
 def refused(folder, model, source, said, options=None, **outputs):

@@ -244,11 +244,13 @@ KEYS: dict[str, Callable[[Any], Any]] = {
     "overlap_percent": _number(0, 90),
     "output": _choice(KINDS),
     "threshold": _number(0, 1),
+    "resolution": _number(0.1, 1e7),
     "class_names": class_names,
     "colors": class_colours,
 }
 """What can be stated, and how it is read: bands (names in order), scale and its figures, nodata (fills pixels without a value, DN), layout,
-tile size, multiple (of origins and sizes of tiles), margin (pixels), output kind, threshold (sigmoid), names and colours of classes."""
+tile size, multiple (of origins and sizes of tiles), margin (pixels), output kind, threshold (sigmoid), resolution (cm, as deepness), names
+and colours of classes."""
 DEEPNESS = {
     "tiles_size": "tile_size",
     "names": "class_names",
@@ -257,7 +259,6 @@ DEEPNESS = {
     "seg_thresh": "threshold",
     "tiles_overlap": "overlap_percent",
 }
-IGNORED = ("model_type", "resolution")
 OWN_KEY = "s2landcover"
 """Metadata key whose text is a JSON object with KEYS."""
 
@@ -275,7 +276,7 @@ def read_statements(path: str, metadata: Mapping[str, str], parameters: Mapping[
     for source, values in (("metadata", own), ("metadata", from_metadata), ("JSON", _json_beside(path, progress))):
         for key, value in (values if isinstance(values, Mapping) else {}).items():
             name = DEEPNESS.get(str(key), str(key))
-            if name not in KEYS or name in found:
+            if name not in KEYS or name in found or value is None:
                 continue
             try:
                 found[name] = KEYS[name](value), source

@@ -9,6 +9,7 @@ import numpy as np
 
 from . import sentinel2
 from .blocks import Block, Op, iter_blocks
+from .crs import pixel_metres
 from .errors import EngineError
 from .grid import Window
 from .legend import LegendClass
@@ -29,6 +30,10 @@ USUAL_TILE = 512
 BATCH_PX = 512 * 512
 """Pixels a run where BATCH_SIZE is 0."""
 GPU_BATCHES = 8
+ALIKE = 1.25
+"""Pixels that differ by less than this factor from those a model was trained on are no matter for a warning."""
+BLENDED_ROWS = 6
+"""Rows and columns of tiles a window has where tiles fade: those around it are computed twice."""
 KNOWN_COLOURS = {
     "water": "#419bdf",
     "trees": "#397d49",
@@ -80,6 +85,7 @@ class Prepared:
 def prepare(network: Network, info: RasterInfo, stated: Statements, request: Request, ledger: Ledger, progress: Progress) -> Prepared:
     if stated.get("model_type") is not None:
         progress.warn(f"{network.path} says that its kind is {str(stated.get('model_type'))[:40]!r}, not a segmentation model.")
+    _compare_resolution(info, stated, network.path, progress)
     layout, why = stated.get("layout"), stated.source("layout")
     if layout is None:
         layout, why = layout_of(network.input.shape, len(stated.get("bands") or ()) or None)
@@ -120,6 +126,15 @@ def prepare(network: Network, info: RasterInfo, stated: Statements, request: Req
         ledger.add("threshold", 0.5 if threshold is None else threshold, stated.source("threshold") or "assumed")
     codes = int(output.scores(network.run(tile)).max()) + 1 if output.kind == "index" else 0
     return Prepared(network, reader, layout, preparation, output, tiling, 0.5 if threshold is None else threshold, codes)
+
+
+def _compare_resolution(info: RasterInfo, stated: Statements, model: str, progress: Progress) -> None:
+    """Warn where the pixels are not of the size that the model was trained on."""
+    if stated.get("resolution") is None:
+        return
+    trained, own = stated.get("resolution") / 100, pixel_metres(info.grid)
+    if not 1 / ALIKE < own / trained < ALIKE:
+        progress.warn(f"{model} was trained on pixels of {trained:g} m, {info.path} has {own:.4g} m: resample it first.")
 
 
 def _bands(
@@ -249,21 +264,19 @@ def _tiling(
     tile, source = side
     multiple, margin = stated.get("multiple"), stated.get("margin")
     multiple_source, margin_source = stated.source("multiple"), stated.source("margin")
-    reach = Reach(1, None)
-    if multiple is None or margin is None:
-        reach = measured()
-    if multiple is None:
+    reach = measured() if multiple is None or margin is None else None
+    if reach is not None and multiple is None:
         multiple, multiple_source = reach.multiple, "measured"
     multiple = int(np.lcm(multiple, output.reduction))
-    if margin is None:
+    if reach is not None and margin is None:
         margin, margin_source = reach.margin, "measured"
     if margin is None:
         overlap = stated.get("overlap_percent")
         margin = round(tile * (overlap if overlap is not None else 50) / 200)
         margin_source = stated.source("overlap_percent") or "assumed"
         progress.warn(
-            f"{network.path}: a pixel's class can depend on the whole tile, so that tiles may not fit together seamlessly; "
-            f"{margin} px are cut off each side of a tile."
+            f"{network.path}: a pixel's class can depend on the whole tile, so that there is no margin beyond which tiles agree; they "
+            f"overlap by {2 * margin} px."
         )
     margin = rounded_up(max(margin, output.crop), multiple)
     fixed = source == "graph"
@@ -287,7 +300,12 @@ def _tiling(
     ledger.add("tiles begin on multiples of", f"{multiple} px", multiple_source)
     ledger.add("margin", f"{margin} px", margin_source)
     ledger.add("tiles a run", min(batch, across), "parameter" if request.batch_size else "graph" if network.input.shape[0] else "assumed")
-    return Tiling(tile, margin, min(batch, across), multiple, exact=reach.margin is not None and margin >= reach.margin)
+    # what is stated for both is believed
+    exact = margin >= stated.get("margin") if reach is None else reach.margin is not None and margin >= reach.margin
+    blended = not exact and output.kind != "index" and not output.crop and margin > 0
+    if blended:
+        ledger.add("tiles", f"fade into each other over {2 * margin} px", "measured")
+    return Tiling(tile, margin, min(batch, across), multiple, exact, BLENDED_ROWS if blended else 1, blended)
 
 
 def _evened(tile: int, margin: int, multiple: int, info: RasterInfo) -> int:

@@ -35,6 +35,8 @@ class Tiling:
         batch: tiles a run.
         multiple: of the places where tiles begin.
         exact: whether the margin is known to be large enough.
+        rows: of tiles a window has.
+        blended: whether tiles overlap by twice the margin and fade into each other; else their margins are cut off.
     """
 
     tile: int
@@ -42,6 +44,8 @@ class Tiling:
     batch: int
     multiple: int = 1
     exact: bool = False
+    rows: int = 1
+    blended: bool = False
 
     @property
     def step(self) -> int:
@@ -49,8 +53,8 @@ class Tiling:
         return self.tile - 2 * self.margin
 
     def windows(self, grid: Grid) -> Iterator[Window]:
-        """Windows of one batch each, row by row; they begin on multiples of the step."""
-        return grid.windows(self.step * self.batch, self.step)
+        """Windows of whole tiles, row by row; they begin on multiples of the step."""
+        return grid.windows(self.step * (self.rows if self.blended else self.batch), self.step * self.rows)
 
 
 class Preparation:
@@ -138,7 +142,8 @@ class Segment(Op):
         self.threshold = threshold
         self.augment = augment
         self.padding = padding
-        self.halo = tiling.margin
+        # what fades needs the tiles around a window too
+        self.halo = tiling.margin + (tiling.step if tiling.blended else 0)
         n = output.n_classes if output.kind != "index" else len(names)
         self.outputs = (OutputBand("class", "uint8" if n <= MOST_BYTE_CLASSES else "uint16", NODATA_CODE), *self._further(names))
 
@@ -151,11 +156,11 @@ class Segment(Op):
         return (*bands, *((ENTROPY_BAND, MARGIN_BAND) if self.wanted.uncertainty else ()))
 
     def __call__(self, block: Block) -> Block:
-        margin, (step, tile) = self.tiling.margin, (self.tiling.step, self.tiling.tile)
-        rows, columns = block.valid.shape[1] - 2 * margin, block.valid.shape[2] - 2 * margin
+        step, halo = self.tiling.step, self.halo
+        rows, columns = block.valid.shape[1] - 2 * halo, block.valid.shape[2] - 2 * halo
         valid: np.ndarray = np.asarray(block.valid.all(axis=0))
-        inner = valid[margin : margin + rows, margin : margin + columns]
-        window = Window(block.window.x + margin, block.window.y + margin, columns, rows)
+        inner = valid[halo : halo + rows, halo : halo + columns]
+        window = Window(block.window.x + halo, block.window.y + halo, columns, rows)
         if not inner.any():
             return self._nothing(inner, window)
         pixels = self.preparation(np.asarray(block.data), valid)
@@ -163,20 +168,46 @@ class Segment(Op):
         lacking = ((0, 0), (0, down * step - rows), (0, across * step - columns))
         # a window at the edge of the raster has less than whole tiles
         pixels = np.pad(pixels, lacking, mode=self.padding)  # type: ignore[call-overload]
+        whole = self._faded(pixels, down, across) if self.tiling.blended else self._joined(pixels, down, across)
+        return self._planes(whole[:, :rows, :columns], inner, window)
+
+    def _joined(self, pixels: np.ndarray, down: int, across: int) -> np.ndarray:
+        """(classes, rows, cols) from tiles whose margins are cut off; pixels (bands, rows + 2 margin, cols + 2 margin)."""
+        step, margin, tile = self.tiling.step, self.tiling.margin, self.tiling.tile
         corners = [(y * step, x * step) for y in range(down) for x in range(across)]
-        tiles = np.stack([pixels[:, y : y + tile, x : x + tile] for y, x in corners])
-        scores = self._inner(tiles)
+        scores = self._inner(np.stack([pixels[:, y : y + tile, x : x + tile] for y, x in corners]))
         whole = np.empty((scores.shape[1], down * step, across * step), scores.dtype)
         for (y, x), part in zip(corners, scores):
-            whole[:, y : y + step, x : x + step] = part
-        return self._planes(whole[:, :rows, :columns], inner, window)
+            whole[:, y : y + step, x : x + step] = part[:, margin : margin + step, margin : margin + step]
+        return whole
+
+    def _faded(self, pixels: np.ndarray, down: int, across: int) -> np.ndarray:
+        """(classes, rows, cols) from tiles that fade into each other over twice the margin; one more tile on every side of the window."""
+        step, margin, tile = self.tiling.step, self.tiling.margin, self.tiling.tile
+        ramp = np.minimum((np.arange(tile) + 0.5) / max(2 * margin, 1), 1)
+        ramp = np.minimum(ramp, ramp[::-1]).astype(np.float32)
+        weight = np.outer(ramp, ramp)
+        whole: np.ndarray | None = None
+        for y in range(down + 2):
+            scores = self._batches(pixels[:, y * step : y * step + tile], across + 2)
+            if whole is None:
+                whole = np.zeros((scores.shape[1], (down + 2) * step + 2 * margin, (across + 2) * step + 2 * margin), np.float32)
+            for x, part in enumerate(scores):
+                whole[:, y * step : y * step + tile, x * step : x * step + tile] += part * weight
+        return np.asarray(whole)[:, step + margin : -step - margin, step + margin : -step - margin]
+
+    def _batches(self, strip: np.ndarray, count: int) -> np.ndarray:
+        """Probabilities of a row of overlapping tiles, some at a time."""
+        step, tile, batch = self.tiling.step, self.tiling.tile, self.tiling.batch
+        tiles = [strip[:, :, x * step : x * step + tile] for x in range(count)]
+        return np.concatenate([self._inner(np.stack(tiles[start : start + batch])) for start in range(0, count, batch)])
 
     def _nothing(self, inner: np.ndarray, window: Window) -> Block:
         planes = tuple(np.full(inner.shape, band.nodata, band.dtype) for band in self.outputs)
         return Block(planes, np.zeros(inner.shape, bool), window)
 
     def _inner(self, tiles: np.ndarray) -> np.ndarray:
-        """Probabilities (n, classes, step, step), or the numbers (n, 1, step, step) of an index map."""
+        """Probabilities (n, classes, tile, tile), or the numbers (n, 1, tile, tile) of an index map; 0 where the network gives less."""
         if self.output.kind == "index" or not self.augment:
             return self._answers(tiles)
         total = None
@@ -196,8 +227,8 @@ class Segment(Op):
         scale = self.output.reduction
         if scale > 1:
             scores = scores.repeat(scale, axis=2).repeat(scale, axis=3)
-        start = self.tiling.margin - self.output.crop
-        return scores[:, :, start : start + self.tiling.step, start : start + self.tiling.step]
+        crop = self.output.crop
+        return np.pad(scores, ((0, 0), (0, 0), (crop, crop), (crop, crop))) if crop else scores
 
     def _planes(self, found: np.ndarray, inner: np.ndarray, window: Window) -> Block:
         dtype = self.outputs[0].dtype
