@@ -39,16 +39,8 @@ def test_all_algorithms_are_listed():
     done = subprocess.run([*run_process("x", {}).args[:1], "list"], env=environment(), capture_output=True, text=True, timeout=120)
     listed = set(re.findall(r"s2landcover:(\w+)", done.stdout))
     data = {"stacsearch", "stacfetch", "bandstack", "spectralindices"}
-    assert listed == {
-        *data,
-        "clusterselection",
-        "clusterraster",
-        "applyclusters",
-        "classareas",
-        "alignrasters",
-        "detectchange",
-        "segmentraster",
-    }
+    change, networks = {"alignrasters", "detectchange"}, {"segmentraster", "modeltemplate"}
+    assert listed == {*data, *change, *networks, "clusterselection", "clusterraster", "applyclusters", "classareas"}
 
 
 def test_search_writes_footprints(earth_search, tmp_path):
