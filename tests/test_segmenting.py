@@ -485,6 +485,25 @@ def test_networks_for_other_tasks(tmp_path, raster):
     refused(tmp_path, words.output().save(tmp_path / "double.onnx"), source, "type that is not known")
 
 
+def test_class_names_that_cannot_be_read(tmp_path, raster):
+    source, _ = raster
+    model = Net().body().output().save(tmp_path / "m.onnx")
+    refused(tmp_path, model, source, "class names cannot be read.*CLASS_NAMES", SegmentOptions(class_names='["a", '))
+    _, report = segment(model, source, tmp_path, SegmentOptions(class_names='{"0": "a", "3": "d"}'))
+    assert [each.name for each in report.legend] == ["a", "Class 1", "Class 2", "d"]
+
+
+def test_much_effort_is_told(tmp_path, raster, messages):
+    """A reach of 24 px in tiles of 64: each pixel goes through the network sixteen times."""
+    source, pixels = raster
+    net = Net(size=(64, 64))
+    for _ in range(6):
+        net.conv(6, 9, gain=2).add("Relu")
+    model = net.conv(4, 1).output().save(tmp_path / "m.onnx")
+    _, report = segment(model, source, tmp_path, messages=messages)
+    assert report.tiling.margin == 24 and any("16 times" in text for text in messages.warnings)
+
+
 def test_wrong_bands(tmp_path, raster):
     source, _ = raster
     five = Net(bands=5).body().output().save(tmp_path / "five.onnx")

@@ -126,7 +126,7 @@ def literal(text: str) -> Any:
     raise ValueError("it is neither JSON nor a Python literal")
 
 
-def _unquoted(value: Any) -> Any:
+def unquoted(value: Any) -> Any:
     """A text that holds a literal, as deepness writes them ('"Segmentor"', '[0.4, 0.5]'), as that; else itself."""
     if isinstance(value, str):
         try:
@@ -271,7 +271,7 @@ def read_statements(path: str, metadata: Mapping[str, str], parameters: Mapping[
         parameters: checked values that the user gave; they win.
     """
     found: dict[str, tuple[Any, str]] = {key: (value, "parameter") for key, value in parameters.items()}
-    from_metadata = {key: _unquoted(value) for key, value in metadata.items()}
+    from_metadata = {key: unquoted(value) for key, value in metadata.items()}
     own = from_metadata.pop(OWN_KEY, {})
     for source, values in (("metadata", own), ("metadata", from_metadata), ("JSON", _json_beside(path, progress))):
         for key, value in (values if isinstance(values, Mapping) else {}).items():

@@ -30,6 +30,8 @@ USUAL_TILE = 512
 BATCH_PX = 512 * 512
 """Pixels a run where BATCH_SIZE is 0."""
 GPU_BATCHES = 8
+MUCH_EFFORT = 4
+"""Times that each pixel goes through the network, for a warning."""
 ALIKE = 1.25
 """Pixels that differ by less than this factor from those a model was trained on are no matter for a warning."""
 BLENDED_ROWS = 6
@@ -296,6 +298,12 @@ def _tiling(
     if network.input.shape[0]:
         batch = max(batch, network.input.shape[0])
     across = -(-info.grid.width // max(tile - 2 * margin, 1))
+    effort = (tile / max(tile - 2 * margin, 1)) ** 2
+    if effort > MUCH_EFFORT:
+        progress.warn(
+            f"With a margin of {margin} px in tiles of {tile} px the network sees every pixel {effort:.0f} times. A larger TILE_SIZE, where "
+            "the model can take one, or a smaller OVERLAP, which may leave seams, is faster."
+        )
     ledger.add("tile size", f"{tile} px{'' if tile == side[0] else f' ({side[0]} px, made to fit)'}", source)
     ledger.add("tiles begin on multiples of", f"{multiple} px", multiple_source)
     ledger.add("margin", f"{margin} px", margin_source)

@@ -24,6 +24,7 @@ from .model_contract import (
     Decision,
     class_names,
     read_statements,
+    unquoted,
 )
 from .network_setup import Ledger, Prepared, Request, model_legend, prepare
 from .networks import PROVIDERS, Network
@@ -139,7 +140,11 @@ def _parameters(options: SegmentOptions) -> dict[str, Any]:
     if options.bands:
         given["bands"] = tuple(sentinel2.user_band(name) or name for name in options.bands)
     if options.class_names.strip():
-        given["class_names"] = class_names(options.class_names)
+        try:
+            given["class_names"] = class_names(unquoted(options.class_names))
+        except ValueError as err:
+            fix = "write the names in the model's order, separated by commas"
+            raise EngineError(f"The class names cannot be read ({err})", "CLASS_NAMES", fix) from err
     if options.scale != "auto":
         given["scale"] = options.scale
     if options.tile_size:
