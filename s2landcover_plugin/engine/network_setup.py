@@ -301,7 +301,7 @@ def _tiling(
     effort = (tile / max(tile - 2 * margin, 1)) ** 2
     if effort > MUCH_EFFORT:
         progress.warn(
-            f"With a margin of {margin} px in tiles of {tile} px the network sees every pixel {effort:.0f} times. A larger TILE_SIZE, where "
+            f"With a margin of {margin} px in tiles of {tile} px the network sees each pixel {effort:.0f} times. A larger TILE_SIZE, if "
             "the model can take one, or a smaller OVERLAP, which may leave seams, is faster."
         )
     ledger.add("tile size", f"{tile} px{'' if tile == side[0] else f' ({side[0]} px, made to fit)'}", source)
