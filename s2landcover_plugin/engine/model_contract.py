@@ -181,7 +181,10 @@ def _spreads(value: Any) -> tuple[float, ...]:
 
 
 def _bands(value: Any) -> tuple[str, ...]:
-    names = [each.strip() for each in value.split(",")] if isinstance(value, str) else [str(each) for each in value]
+    parts = value.split(",") if isinstance(value, str) else value
+    names = [str(each).strip() for each in parts if isinstance(each, (str, int))]
+    if len(names) != len(parts):
+        raise ValueError("it has names that are no texts")
     if not 0 < len(names) <= MOST_BANDS or not all(names):
         raise ValueError("it is no list of band names")
     return tuple(sentinel2.user_band(name) or name for name in names)
@@ -326,7 +329,7 @@ def scaling_from(stated: Statements, bands: Sequence[str], integer_type: str, is
         mean = std = ()
     if kind is None and mean:
         # standard deviations above 2 are those of DN: reflectance and colours are 0 to 1
-        kind, source = ("none" if max(std) > 2 else "/10000"), stated.source("mean")
+        kind, source = ("none" if max(std) > 2 else "/255" if is_bytes else "/10000"), stated.source("mean")
     if kind is None and integer_type:
         kind, source = ("none" if integer_type == "uint16" or is_bytes else "*255"), "graph"
     if kind is None:

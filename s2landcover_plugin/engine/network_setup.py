@@ -16,7 +16,7 @@ from .legend import LegendClass
 from .model_contract import USUAL_BANDS, Decision, Statements, rounded_up, scaling_from
 from .networks import Network, layout_of
 from .palette import colours
-from .probing import OutputFacts, Reach, find_output, measure_reach
+from .probing import OutputFacts, Reach, check_size, find_output, measure_reach
 from .progress import Progress
 from .radiometry import decide_for_file
 from .raster import RasterInfo, RasterReader
@@ -30,10 +30,16 @@ USUAL_TILE = 512
 BATCH_PX = 512 * 512
 """Pixels a run where BATCH_SIZE is 0."""
 GPU_BATCHES = 8
+OTHER_PX = 32
+"""By how much a second piece is larger, to see whether the answer grows with it."""
+UNTOLD_MULTIPLE = 32
+"""Of networks for which no shift was found that does; most halve their input up to five times."""
 MUCH_EFFORT = 4
 """Times that each pixel goes through the network, for a warning."""
 ALIKE = 1.25
 """Pixels that differ by less than this factor from those a model was trained on are no matter for a warning."""
+FADING_BYTES = 1e9
+"""That a window in which tiles fade may take, about."""
 BLENDED_ROWS = 6
 """Rows and columns of tiles a window has where tiles fade: those around it are computed twice."""
 KNOWN_COLOURS = {
@@ -98,16 +104,23 @@ def prepare(network: Network, info: RasterInfo, stated: Statements, request: Req
     bands = [info.bands[number - 1] for number in numbers]
     decisions = [decide_for_file(band, info.path, "auto") for band in bands]
     whole = network.input.dtype if network.input.dtype.startswith("uint") else ""
-    scaling, scale_source = scaling_from(stated, names, whole, all(band.dtype == "uint8" for band in bands), progress)
+    scaling, scale_source = scaling_from(
+        stated, names, whole, all(band.dtype == "uint8" and d.gain == 1 and not d.add_dn for band, d in zip(bands, decisions)), progress
+    )
     ledger.add("scaling", scaling.text, scale_source)
     fill = stated.get("nodata")
     ledger.add("pixels without a value become", f"DN {0 if fill is None else fill:g}", stated.source("nodata") or "assumed")
     preparation = Preparation(decisions, scaling, network.input.dtype, fill or 0.0)
-    reader = RasterReader(info, numbers, nodata=0 if all(band.dtype.startswith("uint") for band in info.bands) else None)
+    reader = RasterReader(
+        info, numbers, nodata=0 if all(band.dtype.startswith("uint") and band.dtype != "uint8" for band in info.bands) else None
+    )
     side, side_source = _tile(network, layout, stated)
-    probe = side if side_source == "graph" else PROBES_PX[0]
+    unit = int(stated.get("multiple") or 1)
+    probe = side if side_source == "graph" else rounded_up(PROBES_PX[0], unit)
     tile, noise = _samples(reader, preparation, probe, layout, progress)
-    output = find_output(network, np.concatenate([tile, noise]), layout, stated)
+    output = find_output(network, np.concatenate([tile, noise]), layout, stated, progress)
+    if side_source != "graph":
+        check_size(network, _samples(reader, preparation, rounded_up(PROBES_PX[0] + OTHER_PX, unit), layout, progress)[0], layout, output)
     ledger.add(
         "answers", f"{output.kind} of {output.n_classes or 'unknown'} classes, {output.layout}", stated.source("output") or "measured"
     )
@@ -119,7 +132,7 @@ def prepare(network: Network, info: RasterInfo, stated: Statements, request: Req
         for larger in PROBES_PX[1:] if side_source != "graph" else ():
             if reach.margin is not None:
                 break
-            reach = measure_reach(network, *_samples(reader, preparation, larger, layout, progress), layout, output)
+            reach = measure_reach(network, *_samples(reader, preparation, rounded_up(larger, unit), layout, progress), layout, output)
         return reach
 
     tiling = _tiling(network, (side, side_source), measured, output, stated, info, request, ledger, progress)
@@ -169,7 +182,7 @@ def _bands(
         number = known.get(band.common_name) if band else None
         if number is None and name in names:
             number = names.index(name) + 1
-        if number is None and name.isdigit() and 1 <= int(name) <= len(names):
+        if number is None and sentinel2.is_number(name) and len(name) < 6 and 1 <= int(name) <= len(names):
             number = int(name)
         if number is None:
             missing.append(name)
@@ -269,9 +282,20 @@ def _tiling(
     reach = measured() if multiple is None or margin is None else None
     if reach is not None and multiple is None:
         multiple, multiple_source = reach.multiple, "measured"
+    fixed = source == "graph"
+    if multiple is None or fixed and (tile % multiple or 4 * multiple > tile):
+        largest = 2 ** max(int(np.log2(max(tile, 1))) - 2, 0)
+        multiple, multiple_source = min(UNTOLD_MULTIPLE, largest), "assumed"
+        if fixed:
+            multiple = int(np.gcd(tile, multiple))
+        reach = Reach(None, None)
+        margin = None if margin_source != "parameter" else margin
     multiple = int(np.lcm(multiple, output.reduction))
     if reach is not None and margin is None:
         margin, margin_source = reach.margin, "measured"
+        if margin is not None and output.kind == "index":
+            # weak influence does not show in an index map
+            margin *= 2
     if margin is None:
         overlap = stated.get("overlap_percent")
         margin = round(tile * (overlap if overlap is not None else 50) / 200)
@@ -281,7 +305,6 @@ def _tiling(
             f"overlap by {2 * margin} px."
         )
     margin = rounded_up(max(margin, output.crop), multiple)
-    fixed = source == "graph"
     if fixed and 2 * margin >= tile:
         fitting = rounded_up(tile // 4, multiple) if tile >= 4 * multiple else 0
         progress.warn(f"{network.path}: tiles of {tile} px are too small for a margin of {margin} px; {fitting} px are used.")
@@ -310,10 +333,15 @@ def _tiling(
     ledger.add("tiles a run", min(batch, across), "parameter" if request.batch_size else "graph" if network.input.shape[0] else "assumed")
     # what is stated for both is believed
     exact = margin >= stated.get("margin") if reach is None else reach.margin is not None and margin >= reach.margin
+    exact = exact and output.kind != "index"
     blended = not exact and output.kind != "index" and not output.crop and margin > 0
     if blended:
         ledger.add("tiles", f"fade into each other over {2 * margin} px", "measured")
-    return Tiling(tile, margin, min(batch, across), multiple, exact, BLENDED_ROWS if blended else 1, blended)
+    rows = 1
+    if blended:
+        # what fades is kept as real numbers for every class
+        rows = max(1, min(BLENDED_ROWS, int((FADING_BYTES / (20 * max(output.n_classes, 1))) ** 0.5 / max(tile - 2 * margin, 1)) - 2))
+    return Tiling(tile, margin, min(batch, across), multiple, exact, rows, blended)
 
 
 def _evened(tile: int, margin: int, multiple: int, info: RasterInfo) -> int:

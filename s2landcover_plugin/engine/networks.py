@@ -10,7 +10,7 @@ from typing import Any, Sequence
 import numpy as np
 
 from .errors import EngineError
-from .onnx_file import OnnxFacts
+from .onnx_file import OnnxFacts, file_stamp
 from .packages import require
 
 PROVIDERS = {
@@ -88,6 +88,8 @@ class Network:
             self._session = runtime.InferenceSession(self.path, options, providers=names)
         except Exception as err:  # the runtime's exceptions have no common class
             raise self._refusal(str(err), str(runtime.__version__)) from err
+        if file_stamp(self.path) != self.facts.stamp:
+            raise EngineError("The model was changed while it was opened", self.path, "run again when nobody writes to it")
         used = self._session.get_providers()[0]
         self.provider = next((name for name, full in PROVIDERS.items() if full == used), used)
         try:

@@ -44,6 +44,8 @@ class OnnxFacts:
     external: set[str] = field(default_factory=set)
     metadata: dict[str, str] = field(default_factory=dict)
     n_nodes: int = 0
+    stamp: tuple[int, ...] = ()
+    """What tells this file from another one in its place."""
 
     @property
     def foreign_operators(self) -> list[str]:
@@ -51,6 +53,12 @@ class OnnxFacts:
         known = {domain for domain, _ in self.functions}
         foreign = {(d, n) for d, n in self.operators - self.functions if d not in STANDARD_DOMAINS and d not in known}
         return sorted(f"{domain}.{name}" for domain, name in foreign)
+
+
+def file_stamp(path: str) -> tuple[int, ...]:
+    """Number, size and time of change of a file."""
+    found = Path(path).stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def inspect_model(path: str) -> OnnxFacts:
@@ -66,6 +74,7 @@ def inspect_model(path: str) -> OnnxFacts:
             raise EngineError("The model is not a file", path, "choose an .onnx file")
         if size > MAX_BYTES:
             raise EngineError(f"The model has {size / 2**30:.1f} GiB", path, f"use one of at most {MAX_BYTES / 2**30:g} GiB")
+        stamp = file_stamp(path)
         content = file.read_bytes()
     except OSError as err:
         raise EngineError(f"The model cannot be opened ({err.strerror or err})", path, "choose an .onnx file that exists") from err
@@ -73,6 +82,7 @@ def inspect_model(path: str) -> OnnxFacts:
         what = "is a Git LFS pointer, not the model itself" if content else "is empty"
         raise EngineError(f"The model file {what}", path, "get the file again (git lfs pull, or download it)")
     facts = _model(memoryview(content), path)
+    facts.stamp = stamp
     if not facts.n_nodes or not facts.opsets:
         raise EngineError("The file is no ONNX model", path, "export the network to ONNX first (torch.onnx.export, tf2onnx)")
     if facts.foreign_operators:
@@ -87,7 +97,8 @@ def _check_external(model: Path, name: str) -> None:
     """Refuse external data that lies elsewhere than beside the model, or behind a link."""
     inside = "its data files must lie in the model's own folder, and be no links"
     posix, windows = PurePosixPath(name), PureWindowsPath(name)
-    if not name or posix.is_absolute() or windows.is_absolute() or windows.drive or ".." in (*posix.parts, *windows.parts):
+    odd = any(c in "*\\\ufffd" or not c.isprintable() for c in name) or "_ORT_MEM_ADDR_" in name or (model.parent / name) == model
+    if odd or not name or posix.is_absolute() or windows.is_absolute() or windows.drive or ".." in (*posix.parts, *windows.parts):
         raise EngineError(f"The model wants to read a file outside its folder ({name or 'no name'})", str(model), inside)
     folder = model.resolve().parent
     place = folder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Sequence
 
 import numpy as np
@@ -10,12 +10,13 @@ import numpy as np
 from .errors import EngineError
 from .model_contract import Statements
 from .networks import Network
+from .progress import Progress
 
 SUM_TOLERANCE = 1e-2
 """By how much the sum of probabilities may miss 1 (float16 networks)."""
 SAME = 1e-5
 """Answers that differ by less than this share of their spread are the same: rounding of another order of operations."""
-MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
+MULTIPLES = (1, 2, 3, 4, 5, 6, 7, 8, 12, 14, 16, 24, 28, 32, 64)
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,10 @@ class OutputFacts:
         return np.concatenate([1 - positive, positive], axis=1)
 
 
-def find_output(network: Network, tiles: np.ndarray, layout: str, stated: Statements) -> OutputFacts:
+def find_output(network: Network, tiles: np.ndarray, layout: str, stated: Statements, progress: Progress) -> OutputFacts:
     """The output that holds classes per pixel, and what its numbers are.
+
+    Of several that do: the one with as many channels as classes are named, then the finest.
 
     Args:
         tiles: (n, …) square inputs, in the network's layout and type; real pixels, and noise.
@@ -69,26 +72,55 @@ def find_output(network: Network, tiles: np.ndarray, layout: str, stated: Statem
     """
     side = tiles.shape[2] if layout == "NCHW" else tiles.shape[1]
     outputs = network.run(tiles)
-    refused = []
+    known = len(stated.get("class_names") or ())
+    fitting = []
     for index, found in enumerate(outputs):
         placed = _place(found, side, layout)
-        if placed is None:
-            refused.append(str(tuple(found.shape)))
-            continue
-        where, reduction, crop = placed
-        scores = OutputFacts(index, where, "", 0, reduction, crop).scores(outputs)
-        if not np.isfinite(scores).all():
-            raise EngineError("The model gives values that are not numbers", network.path, "check SCALE, BANDS and the model itself")
-        kind = _kind(scores, stated.get("output"))
-        channels = scores.shape[1]
-        known = len(stated.get("class_names") or ())
-        n_classes = known if kind == "index" else 2 if channels == 1 else channels
-        return OutputFacts(index, where, kind, n_classes, reduction, crop)
-    shapes = ", ".join(refused)
-    ranks = {len(found.shape) for found in outputs}
-    task = "classifies whole images" if ranks <= {1, 2} else "does not give one class per pixel (a detection network?)"
-    fix = "use a semantic-segmentation model, whose output has the rows and columns of its input"
-    raise EngineError(f"The model {task}: its output is {shapes} for an input of {side} x {side} pixels", network.path, fix)
+        if placed is not None:
+            facts = OutputFacts(index, placed[0], "", 0, *placed[1:])
+            channels = facts.scores(outputs).shape[1]
+            fitting.append((channels != known, placed[1], index, facts))
+    if not fitting:
+        shapes = ", ".join(str(tuple(found.shape)) for found in outputs)
+        task = (
+            "classifies whole images"
+            if {found.ndim for found in outputs} <= {1, 2}
+            else "does not give one class per pixel (a detection network?)"
+        )
+        fix = "use a semantic-segmentation model, whose output has the rows and columns of its input"
+        raise EngineError(f"The model {task}: its output is {shapes} for an input of {side} x {side} pixels", network.path, fix)
+    facts = min(fitting, key=lambda each: each[:3])[3]
+    if len(fitting) > 1:
+        progress.warn(f"{network.path}: {len(fitting)} of its outputs could be the classes; number {facts.index + 1} is taken.")
+    scores = facts.scores(outputs)
+    if not np.isfinite(scores).all():
+        raise EngineError("The model gives values that are not numbers", network.path, "check SCALE, BANDS and the model itself")
+    channels = scores.shape[1]
+    kind = _kind(scores, stated.get("output"))
+    if kind == "index" and channels > 1:
+        fix = "leave out that its output is an index map, or use a model with one channel"
+        raise EngineError(f"The model gives {channels} numbers for each pixel, no index", network.path, fix)
+    n_classes = known if kind == "index" else 2 if channels == 1 else channels
+    return replace(facts, kind=kind, n_classes=n_classes)
+
+
+def check_size(network: Network, larger: np.ndarray, layout: str, output: OutputFacts) -> None:
+    """Refuse a network whose answer does not keep its place when the input grows.
+
+    Args:
+        larger: (1, …) an input of another size.
+
+    Raises:
+        EngineError: it does not.
+    """
+    side = larger.shape[2] if layout == "NCHW" else larger.shape[1]
+    rows = output.scores(network.run(larger)).shape[2]
+    if rows * output.reduction + 2 * output.crop != side:
+        fix = (
+            'tell with "multiple" in the JSON beside the model which sizes it takes, or use a model whose answer has the size of its input'
+        )
+        what = f"The model gives {rows} x {rows} answers for {side} x {side} pixels, and it cannot be told where they belong"
+        raise EngineError(what, network.path, fix)
 
 
 def _place(found: np.ndarray, side: int, layout: str) -> tuple[str, int, int] | None:
@@ -128,11 +160,11 @@ class Reach:
     """How a network looks at its surroundings.
 
     Attributes:
-        multiple: origins and sizes of tiles must be multiples of it for the same answers everywhere.
+        multiple: origins and sizes of tiles must be multiples of it for the same answers everywhere; None if no shift was found to do.
         margin: pixels on each side beyond which nothing matters; None if everything in a tile does.
     """
 
-    multiple: int
+    multiple: int | None
     margin: int | None
 
 
@@ -142,49 +174,62 @@ def measure_reach(network: Network, tile: np.ndarray, other: np.ndarray, layout:
     Args:
         tile, other: (1, …) inputs of the same size, as different as can be.
     """
-    axes = (2, 3) if layout == "NCHW" else (1, 2)
-    side = tile.shape[axes[0]]
-    base = output.scores(network.run(tile))[0].astype(np.float64)
-    tolerance = SAME * max(float(base.std()), 1e-30)
+    probe = _Probe(network, layout, output, (tile, other))
+    margin = max(probe.farthest(phase) for phase in (0, 1))
+    multiple = probe.multiple(margin)
+    if multiple is not None and multiple > 2:
+        margin = max(margin, *(probe.farthest(phase) for phase in (multiple // 2, multiple - 1)))
+    unbounded = multiple is None or margin + multiple >= probe.side // 2
+    return Reach(multiple, None if unbounded else margin)
 
-    def farthest(phases: Sequence[int]) -> int:
+
+class _Probe:
+    """A network asked about two inputs of one size."""
+
+    def __init__(self, network: Network, layout: str, output: OutputFacts, tiles: tuple[np.ndarray, np.ndarray]) -> None:
+        self.network, self.layout, self.output, self.tiles = network, layout, output, tiles
+        self.axes = (2, 3) if layout == "NCHW" else (1, 2)
+        self.side = tiles[0].shape[self.axes[0]]
+        self.base = [self._scores(each) for each in tiles]
+        self.tolerance = SAME * max(*(float(base.std()) for base in self.base), 1e-30)
+
+    def _scores(self, tile: np.ndarray) -> np.ndarray:
+        return np.asarray(self.output.scores(self.network.run(tile))[0].astype(np.float64))
+
+    def farthest(self, phase: int) -> int:
+        """How far from a quarter that is replaced, the lower right and the upper left one, answers change, pixels."""
+        tile, other = self.tiles
+        scale, crop = self.output.reduction, self.output.crop
         margin = 0
-        for at in (side // 2 + phase for phase in phases):
+        at = self.side // 2 + phase
+        for quarter in (slice(at, None), slice(None, at)):
             mixed = tile.copy()
-            quarter = np.s_[:, :, at:, at:] if layout == "NCHW" else np.s_[:, at:, at:]
-            mixed[quarter] = other[quarter]
-            changed = (np.abs(output.scores(network.run(mixed))[0].astype(np.float64) - base) > tolerance).any(axis=0)
+            where = np.s_[:, :, quarter, quarter] if self.layout == "NCHW" else np.s_[:, quarter, quarter]
+            mixed[where] = other[where]
+            changed = (np.abs(self._scores(mixed) - self.base[0]) > self.tolerance).any(axis=0)
             for axis in (0, 1):
                 touched = np.flatnonzero(changed.any(axis=1 - axis))
                 if len(touched):
                     # rows of the output in pixels of the input
-                    margin = max(margin, at - int(touched[0]) * output.reduction - output.crop)
+                    first, last = int(touched[0]) * scale + crop, (int(touched[-1]) + 1) * scale + crop
+                    margin = max(margin, at - first if quarter.start else last - at)
         return margin
 
-    margin = farthest((0, 1))
-    multiple = _multiple(network, tile, layout, output, base, margin, tolerance)
-    if multiple > 2:
-        margin = max(margin, farthest((multiple // 2, multiple - 1)))
-    unbounded = margin + multiple >= side // 2
-    return Reach(multiple, None if unbounded else margin)
+    def multiple(self, margin: int) -> int | None:
+        """The smallest shift of the input that shifts both answers alike; None if none that can be tried does."""
+        scale, crop = self.output.reduction, self.output.crop
+        for shift in MULTIPLES:
+            step = shift // scale
+            # away from the sides, where the rolled tile and the padding differ
+            rim = -(-max(margin - crop, 0) // scale) + step + 1
+            rows = self.base[0].shape[1]
+            if shift % scale or rows - step - 2 * rim < max(1, 2 * step):
+                continue
+            inner, later = slice(rim, rows - rim - step), slice(rim + step, rows - rim)
+            if all(self._shifts_alike(tile, base, shift, inner, later) for tile, base in zip(self.tiles, self.base)):
+                return shift
+        return None
 
-
-def _multiple(network: Network, tile: np.ndarray, layout: str, output: OutputFacts, base: np.ndarray, margin: int, tolerance: float) -> int:
-    """The smallest shift of the input that shifts the answer alike, in both directions."""
-    axes = (2, 3) if layout == "NCHW" else (1, 2)
-    side = tile.shape[axes[0]]
-    for shift in MULTIPLES:
-        if shift % output.reduction or shift * 4 > side:
-            continue
-        moved = output.scores(network.run(np.roll(tile, (-shift, -shift), axes)))[0].astype(np.float64)
-        step = shift // output.reduction
-        # away from the sides, where the rolled tile and the padding differ
-        rim = -(-max(margin - output.crop, 0) // output.reduction) + step + 1
-        rows = base.shape[1]
-        if 2 * rim >= rows - step:
-            continue
-        inner = slice(rim, rows - rim - step)
-        later = slice(rim + step, rows - rim)
-        if (np.abs(moved[:, inner, inner] - base[:, later, later]) <= tolerance).all():
-            return shift
-    return output.reduction
+    def _shifts_alike(self, tile: np.ndarray, base: np.ndarray, shift: int, inner: slice, later: slice) -> bool:
+        moved = self._scores(np.roll(tile, (-shift, -shift), self.axes))
+        return bool((np.abs(moved[:, inner, inner] - base[:, later, later]) <= self.tolerance).all())

@@ -76,7 +76,9 @@ class Preparation:
     def __call__(self, stored: np.ndarray, valid: np.ndarray) -> np.ndarray:
         """(bands, rows, cols) in the type of the network; whole numbers are clipped, never wrapped."""
         if self.plain and stored.dtype == self.dtype and self.scaling.kind == "none" and not self.scaling.mean:
-            return np.where(valid, stored, self.dtype.type(self.fill_dn))
+            limits = np.iinfo(self.dtype) if self.dtype.kind in "iu" else None
+            fill = self.fill_dn if limits is None else min(max(round(self.fill_dn), limits.min), limits.max)
+            return np.where(valid, stored, self.dtype.type(fill))
         dn = stored.astype(np.float64)
         if not self.plain:
             dn = dn * self.gain + self.add
@@ -145,6 +147,7 @@ class Segment(Op):
         # what fades needs the tiles around a window too
         self.halo = tiling.margin + (tiling.step if tiling.blended else 0)
         n = output.n_classes if output.kind != "index" else len(names)
+        self.n_codes = n
         self.outputs = (OutputBand("class", "uint8" if n <= MOST_BYTE_CLASSES else "uint16", NODATA_CODE), *self._further(names))
 
     def _further(self, names: Sequence[str]) -> tuple[OutputBand, ...]:
@@ -235,7 +238,7 @@ class Segment(Op):
         if self.output.kind == "index":
             numbers = np.rint(found[0]) if found.dtype.kind == "f" else found[0]
             known = inner & (numbers >= 0)
-            most = np.iinfo(dtype).max - 1
+            most = self.n_codes
             if (numbers[known] >= most).any():
                 what = f"The model gives the class {int(numbers[known].max())}, more than its class names tell"
                 raise EngineError(what, self.network.path, "name all classes in CLASS_NAMES, or in the JSON beside the model")

@@ -142,7 +142,7 @@ def _parameters(options: SegmentOptions) -> dict[str, Any]:
     if options.class_names.strip():
         try:
             given["class_names"] = class_names(unquoted(options.class_names))
-        except ValueError as err:
+        except (ValueError, TypeError, OverflowError) as err:
             fix = "write the names in the model's order, separated by commas"
             raise EngineError(f"The class names cannot be read ({err})", "CLASS_NAMES", fix) from err
     if options.scale != "auto":
