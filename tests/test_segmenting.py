@@ -438,6 +438,45 @@ def test_older_keys_and_python_literals(tmp_path, raster):
     assert [each.name for each in report.legend] == ["a", "b", "c", "d"] and decided(report, "tile size")[1] == "metadata"
 
 
+@pytest.mark.parametrize(("scale", "divisor"), [("none", 1), ("/10000", 10000), ("/65535", 65535), ("/255", 255), ("*255", 10000 / 255)])
+def test_every_scale(tmp_path, raster, scale, divisor):
+    """Biases make a wrong factor show."""
+    source, pixels = raster
+    net = Net().scale(divisor / 3000)
+    model = net.add("Sub", net.constant(np.float32(0.4))).conv(8, gain=4).add("Relu").conv(4, gain=4).output().save(tmp_path / "m.onnx")
+    codes, report = segment(model, source, tmp_path, SegmentOptions(scale=scale, tile_size=50))
+    expected = expected_classes(model, (pixels / divisor).astype(np.float32))
+    np.testing.assert_array_equal(codes[RIM:-RIM, RIM:-RIM], expected[RIM:-RIM, RIM:-RIM])
+    assert decided(report, "scaling")[1] == "parameter"
+
+
+@pytest.mark.parametrize(("dtype", "nodata", "seen"), [("float32", -9999, -9999), ("uint16", -9999, 0), ("uint16", 70000, 65535)])
+def test_what_pixels_without_a_value_become(tmp_path, dtype, nodata, seen):
+    """The network sees what is stated in their place, clipped to its type: it decides the pixels around them."""
+    pixels = image(high=6000)
+    pixels[:, 60:80, 70:90] = 0
+    source = write_raster(tmp_path / "image.tif", pixels, names=NAMES, scale=(1e-4, 0))
+    model = Net(dtype=dtype).body(4, 1e-4).output().save(tmp_path / "m.onnx")
+    (tmp_path / "m.json").write_text(json.dumps({"nodata": nodata, "scale": "none"}))
+    codes, _ = segment(model, source, tmp_path, SegmentOptions(tile_size=50))
+    filled = pixels.astype(dtype)
+    filled[:, 60:80, 70:90] = seen
+    expected = np.where((pixels == 0).any(0), 0, expected_classes(model, filled))
+    np.testing.assert_array_equal(codes[RIM:-RIM, RIM:-RIM], expected[RIM:-RIM, RIM:-RIM])
+
+
+def test_stated_overlap_where_the_whole_tile_matters(tmp_path, raster):
+    """deepness: tiles_overlap in percent."""
+    source, _ = raster
+    net = Net().body(4)
+    before = net.x
+    mean = net.add("GlobalAveragePool").x
+    net.add("Sub", mean, given=before)
+    model = net.output().save(tmp_path / "m.onnx", metadata={"tiles_overlap": "25", "tiles_size": "128"})
+    _, report = segment(model, source, tmp_path, SegmentOptions(tile_size=128))
+    assert report.tiling.blended and report.tiling.margin == 16 and decided(report, "margin")[1] == "metadata"
+
+
 def test_threshold_of_a_single_class(tmp_path, raster):
     source, pixels = raster
     metadata = {"seg_thresh": "0.7", "class_names": '{"0": "slide"}'}

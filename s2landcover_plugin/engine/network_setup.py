@@ -304,7 +304,8 @@ def _tiling(
             f"{network.path}: a pixel's class can depend on the whole tile, so that there is no margin beyond which tiles agree; they "
             f"overlap by {2 * margin} px."
         )
-    margin = rounded_up(max(margin, output.crop), multiple)
+    # where nothing is known to fit, the step between tiles alone is on the multiple
+    margin = rounded_up(max(margin, output.crop), 1 if multiple_source == "assumed" else multiple)
     if fixed and 2 * margin >= tile:
         fitting = rounded_up(tile // 4, multiple) if tile >= 4 * multiple else 0
         progress.warn(f"{network.path}: tiles of {tile} px are too small for a margin of {margin} px; {fitting} px are used.")
