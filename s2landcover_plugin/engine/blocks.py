@@ -14,7 +14,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, Generator, Iterable, Protocol, Sequence
+from typing import Any, Generator, Iterable, Literal, Protocol, Sequence
 
 import numpy as np
 
@@ -26,6 +26,8 @@ from .waiting import POLL_S
 
 BLOCK_PX = 1024
 """Side of a block: a multiple of the written tiles (512), and the tile size of the Sentinel-2 COGs."""
+Padding = Literal["edge", "reflect"]
+"""How pixels outside the grid are made up, as NumPy's pad calls it."""
 MEMORY_BUDGET = 256 * 2**20
 """Bytes of input that all blocks in flight may hold together."""
 
@@ -59,7 +61,7 @@ class Op(ABC):
     """Whether it may run in several workers at once."""
     trims: bool = False
     """Whether its result is that of the inner window already (else the halo is cut off); what is made up outside the grid is then valid."""
-    padding: str = "edge"
+    padding: Padding = "edge"
     """How pixels outside the grid are made up, as NumPy's pad calls it: `edge` or `reflect`."""
 
     @abstractmethod
@@ -100,7 +102,7 @@ def block_windows(reader: Reader, block_size: int = BLOCK_PX, *, fixed: bool = F
     return list(grid.windows(block_size, block_size))
 
 
-def read_block(reader: Reader, window: Window, halo: int = 0, padding: str = "edge", counts: bool = False) -> Block:
+def read_block(reader: Reader, window: Window, halo: int = 0, padding: Padding = "edge", counts: bool = False) -> Block:
     """A window of the reader with its halo, made up by padding where it reaches beyond the grid; that is invalid, unless it `counts`."""
     wanted = window.grown(halo)
     inside = wanted.clipped(reader.grid.width, reader.grid.height)
@@ -108,7 +110,7 @@ def read_block(reader: Reader, window: Window, halo: int = 0, padding: str = "ed
     if inside != wanted:
         rows = inside.y - wanted.y, wanted.y + wanted.height - inside.y - inside.height
         columns = inside.x - wanted.x, wanted.x + wanted.width - inside.x - inside.width
-        data = np.pad(data, ((0, 0), rows, columns), mode=padding)  # type: ignore[call-overload]
+        data = np.pad(data, ((0, 0), rows, columns), mode=padding)
         outside: dict[str, Any] = {"mode": padding} if counts else {"mode": "constant", "constant_values": False}
         valid = np.pad(valid, ((0, 0), rows, columns), **outside)
     return Block(data, valid, wanted)

@@ -29,35 +29,35 @@ class Confusion:
     @property
     def overall_accuracy(self) -> float:
         """Share of pixels that agree."""
-        return _share(float(np.trace(self.counts)), float(self.counts.sum()))
+        return float(figures(self.counts, 0)["overall_accuracy"])
 
     @property
     def kappa(self) -> float:
         """Cohen's kappa (1960, Educational and Psychological Measurement 20)."""
-        shares = self.counts / max(self.counts.sum(), 1)
-        chance = float(shares.sum(axis=0) @ shares.sum(axis=1))
-        return _share(self.overall_accuracy - chance, 1 - chance)
+        return float(figures(self.counts, 0)["kappa"])
 
     @property
     def recall(self) -> np.ndarray:
         """(n,) producer's accuracy: share of the reference pixels of a class that are found; NaN where there are none."""
-        return _shares(np.diag(self.counts), self.counts.sum(axis=1))
+        return self._of_classes("recall")
 
     @property
     def precision(self) -> np.ndarray:
         """(n,) user's accuracy: share of the predicted pixels of a class that are right; NaN where there are none."""
-        return _shares(np.diag(self.counts), self.counts.sum(axis=0))
+        return self._of_classes("precision")
 
     @property
     def f1(self) -> np.ndarray:
         """(n,) harmonic mean of precision and recall; NaN where the class is in neither."""
-        return _shares(2 * np.diag(self.counts), self.counts.sum(axis=0) + self.counts.sum(axis=1))
+        return self._of_classes("f1")
 
     @property
     def iou(self) -> np.ndarray:
         """(n,) intersection over union (Jaccard); NaN where the class is in neither."""
-        same = np.diag(self.counts)
-        return _shares(same, self.counts.sum(axis=0) + self.counts.sum(axis=1) - same)
+        return self._of_classes("iou")
+
+    def _of_classes(self, name: str) -> np.ndarray:
+        return np.array([float(figures(self.counts, position)[name]) for position in range(len(self.counts))])
 
     @property
     def macro_f1(self) -> float:
@@ -77,14 +77,6 @@ class Confusion:
         for name, counts, *figures in zip(self.names, self.counts, self.recall, self.precision, self.f1, self.iou):
             rows.writerow((name, *(int(n) for n in counts), *(f"{value:.6f}" for value in figures)))
         return text.getvalue()
-
-
-def _share(part: float, whole: float) -> float:
-    return part / whole if whole else float("nan")
-
-
-def _shares(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
 
 
 FIGURES = ("overall_accuracy", "precision", "recall", "f1", "iou", "kappa")

@@ -169,13 +169,9 @@ def run_change(inputs: DetectInputs, outputs: DetectOutputs, options: DetectOpti
     reads = [inputs.before, inputs.after, *([inputs.reference.path] if inputs.reference else [])]
     with OutputFiles(reads) as files:
         # all asked for before anything is computed: a wrong name must not cost a run
-        paths = _Paths(**{name: files.path(path) for name, path in asdict(outputs).items() if path})
+        paths = DetectOutputs(**{name: files.path(path) for name, path in asdict(outputs).items() if path})
         run = _prepared(inputs, options, warnings, watch, heard)
         return _write(run, outputs, paths, files, heard.part(0.3, 1))
-
-
-class _Paths(DetectOutputs):
-    """Temporary paths of the outputs."""
 
 
 def _prepared(inputs: DetectInputs, options: DetectOptions, warnings: list[str], watch: Stopwatch, heard: Progress) -> _Run:

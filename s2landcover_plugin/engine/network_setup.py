@@ -8,7 +8,7 @@ from typing import Any, Callable
 import numpy as np
 
 from . import sentinel2
-from .blocks import Block, Op, iter_blocks
+from .blocks import read_block
 from .crs import pixel_metres
 from .errors import EngineError
 from .grid import Window
@@ -91,6 +91,16 @@ class Prepared:
 
 
 def prepare(network: Network, info: RasterInfo, stated: Statements, request: Request, ledger: Ledger, progress: Progress) -> Prepared:
+    """Find out what a network needs and gives, over the bands of a raster.
+
+    Args:
+        stated: what the parameters, the metadata and the JSON beside the model say.
+        ledger: takes every decision.
+
+    Raises:
+        EngineError: the raster lacks bands or has no valid pixel, or the network does not give one class per pixel.
+        Cancelled: the user asked to stop.
+    """
     if stated.get("model_type") is not None:
         progress.warn(f"{network.path} says that its kind is {str(stated.get('model_type'))[:40]!r}, not a segmentation model.")
     _compare_resolution(info, stated, network.path, progress)
@@ -215,16 +225,6 @@ def _tile(network: Network, layout: str, stated: Statements) -> tuple[int, str]:
     return USUAL_TILE, "assumed"
 
 
-class _Raw(Op):
-    """Blocks as they are read."""
-
-    trims = True
-    padding = "reflect"
-
-    def __call__(self, block: Block) -> Block:
-        return block
-
-
 def _samples(
     reader: RasterReader,
     preparation: Preparation,
@@ -241,7 +241,8 @@ def _samples(
     for cell in sample_cells(reader.grid, 0)[:24]:
         x, y = cell.x + max(0, (cell.width - side) // 2), cell.y + max(0, (cell.height - side) // 2)
         window = Window(x, y, side, side).clipped(reader.grid.width, reader.grid.height)
-        (block,) = iter_blocks(reader, _Raw(), windows=[window], progress=progress.part(0, 0.1))
+        progress.check_cancelled()
+        block = read_block(reader, window)
         share = float(block.valid.all(axis=0).mean())
         if best is None or share > best[0]:
             best = share, np.asarray(block.data), block.valid.all(axis=0)

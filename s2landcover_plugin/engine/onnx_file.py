@@ -217,14 +217,19 @@ def _node(view: memoryview, facts: OnnxFacts, depth: int) -> None:
         elif number == 7:
             domain = _text(value)
         elif number == 5:
-            for inner, content in _fields(_message(value)):
-                if inner in (5, 10):
-                    _tensor(_message(content), facts)
-                elif inner in (6, 11):
-                    _graph(_message(content), facts, depth + 1)
-                elif inner in (22, 23):
-                    _sparse(_message(content), facts)
+            _attribute(_message(value), facts, depth)
     facts.operators.add((domain, name))
+
+
+def _attribute(view: memoryview, facts: OnnxFacts, depth: int) -> None:
+    """Take up the tensors and graphs that an attribute holds."""
+    for number, value in _fields(view):
+        if number in (5, 10):
+            _tensor(_message(value), facts)
+        elif number in (6, 11):
+            _graph(_message(value), facts, depth + 1)
+        elif number in (22, 23):
+            _sparse(_message(value), facts)
 
 
 def _sparse(view: memoryview, facts: OnnxFacts) -> None:
@@ -251,7 +256,5 @@ def _function(view: memoryview, facts: OnnxFacts) -> None:
         elif number == 7:
             _node(_message(value), facts, 0)
         elif number == 11:
-            for inner, content in _fields(_message(value)):
-                if inner in (5, 10):
-                    _tensor(_message(content), facts)
+            _attribute(_message(value), facts, 0)
     facts.functions.add((domain, name))

@@ -7,7 +7,7 @@ from typing import Iterator, Sequence
 
 import numpy as np
 
-from .blocks import Block, Op
+from .blocks import Block, Op, Padding
 from .errors import EngineError
 from .geotiff import OutputBand
 from .grid import Grid, Window
@@ -133,7 +133,7 @@ class Segment(Op):
         wanted: Wanted | None = None,
         threshold: float = 0.5,
         augment: bool = False,
-        padding: str = "reflect",
+        padding: Padding = "reflect",
     ) -> None:
         self.network = network
         self.layout = layout
@@ -170,7 +170,7 @@ class Segment(Op):
         down, across = -(-rows // step), -(-columns // step)
         lacking = ((0, 0), (0, down * step - rows), (0, across * step - columns))
         # a window at the edge of the raster has less than whole tiles
-        pixels = np.pad(pixels, lacking, mode=self.padding)  # type: ignore[call-overload]
+        pixels = np.pad(pixels, lacking, mode=self.padding)
         whole = self._faded(pixels, down, across) if self.tiling.blended else self._joined(pixels, down, across)
         return self._planes(whole[:, :rows, :columns], inner, window)
 

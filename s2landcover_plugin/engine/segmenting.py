@@ -205,7 +205,7 @@ def _write(run: _Run, paths: dict[str, str], outputs: SegmentOutputs, files: Out
         wanted=wanted,
         threshold=prepared.threshold,
         augment=options.augment,
-        padding=options.padding,
+        padding="edge" if options.padding == "edge" else "reflect",
     )
     tally, seams = ClassTally(grid, legend[-1].code + 1), SeamTally(prepared.tiling)
     facts = run.provenance
