@@ -59,19 +59,22 @@ class OutputFacts:
         return np.concatenate([1 - positive, positive], axis=1)
 
 
-def find_output(network: Network, tiles: np.ndarray, layout: str, stated: Statements, progress: Progress) -> OutputFacts:
+def find_output(
+    network: Network, tile: np.ndarray, answers: Sequence[Sequence[np.ndarray]], layout: str, stated: Statements, progress: Progress
+) -> OutputFacts:
     """The output that holds classes per pixel, and what its numbers are.
 
     Of several that do: the one with as many channels as classes are named, then the finest.
 
     Args:
-        tiles: (n, …) square inputs, in the network's layout and type; real pixels, and noise.
+        tile: (1, …) a square input, in the network's layout and type.
+        answers: all outputs for it and for others of its size; of real pixels, and of noise.
 
     Raises:
         EngineError: no output does.
     """
-    side = tiles.shape[2] if layout == "NCHW" else tiles.shape[1]
-    outputs = network.run(tiles)
+    side = tile.shape[2] if layout == "NCHW" else tile.shape[1]
+    outputs = [np.concatenate(arrays) for arrays in zip(*answers)]
     known = len(stated.get("class_names") or ())
     fitting = []
     for index, found in enumerate(outputs):
@@ -168,13 +171,16 @@ class Reach:
     margin: int | None
 
 
-def measure_reach(network: Network, tile: np.ndarray, other: np.ndarray, layout: str, output: OutputFacts) -> Reach:
+def measure_reach(
+    network: Network, tiles: tuple[np.ndarray, np.ndarray], answers: Sequence[Sequence[np.ndarray]], layout: str, output: OutputFacts
+) -> Reach:
     """Measure by changing pixels: those of one quarter for the margin, all by shifting for the multiple.
 
     Args:
-        tile, other: (1, …) inputs of the same size, as different as can be.
+        tiles: (1, …) inputs of the same size, as different as can be.
+        answers: all outputs for each.
     """
-    probe = _Probe(network, layout, output, (tile, other))
+    probe = _Probe(network, layout, output, tiles, answers)
     margin = max(probe.farthest(phase) for phase in (0, 1))
     multiple = probe.multiple(margin)
     if multiple is not None and multiple > 2:
@@ -186,15 +192,25 @@ def measure_reach(network: Network, tile: np.ndarray, other: np.ndarray, layout:
 class _Probe:
     """A network asked about two inputs of one size."""
 
-    def __init__(self, network: Network, layout: str, output: OutputFacts, tiles: tuple[np.ndarray, np.ndarray]) -> None:
+    def __init__(
+        self,
+        network: Network,
+        layout: str,
+        output: OutputFacts,
+        tiles: tuple[np.ndarray, np.ndarray],
+        answers: Sequence[Sequence[np.ndarray]],
+    ) -> None:
         self.network, self.layout, self.output, self.tiles = network, layout, output, tiles
         self.axes = (2, 3) if layout == "NCHW" else (1, 2)
         self.side = tiles[0].shape[self.axes[0]]
-        self.base = [self._scores(each) for each in tiles]
+        self.base = [self._as_scores(each) for each in answers]
         self.tolerance = SAME * max(*(float(base.std()) for base in self.base), 1e-30)
 
     def _scores(self, tile: np.ndarray) -> np.ndarray:
-        return np.asarray(self.output.scores(self.network.run(tile))[0].astype(np.float64))
+        return self._as_scores(self.network.run(tile))
+
+    def _as_scores(self, outputs: Sequence[np.ndarray]) -> np.ndarray:
+        return np.asarray(self.output.scores(outputs)[0].astype(np.float64))
 
     def farthest(self, phase: int) -> int:
         """How far from a quarter that is replaced, the lower right and the upper left one, answers change, pixels."""

@@ -112,6 +112,39 @@ class Wanted:
     uncertainty: bool = False
 
 
+@dataclass(frozen=True)
+class Understood:
+    """A network and how to talk to it.
+
+    Attributes:
+        layout: of its input, `NCHW` or `NHWC`.
+        preparation: what makes its input.
+        output: where its answers are.
+        threshold: of the answers of a single class.
+    """
+
+    network: Network
+    layout: str
+    preparation: Preparation
+    output: OutputFacts
+    threshold: float = 0.5
+
+    def answers(self, tiles: np.ndarray) -> np.ndarray:
+        """Probabilities (n, classes, rows, cols) for (n, bands, rows, cols); the numbers (n, 1, rows, cols) of an index map.
+
+        As many pixels as it gets; 0 on the sides where the network gives less.
+        """
+        batch = tiles if self.layout == "NCHW" else np.moveaxis(tiles, 1, -1)
+        scores = self.output.scores(self.network.run(batch))
+        if self.output.kind != "index":
+            scores = self.output.probabilities(scores)
+        scale = self.output.reduction
+        if scale > 1:
+            scores = scores.repeat(scale, axis=2).repeat(scale, axis=3)
+        crop = self.output.crop
+        return np.pad(scores, ((0, 0), (0, 0), (crop, crop), (crop, crop))) if crop else scores
+
+
 class Segment(Op):
     """Class of every pixel; if wanted the probability of each class, entropy and margin. Can be sent to another process.
 
@@ -123,30 +156,27 @@ class Segment(Op):
 
     def __init__(
         self,
-        network: Network,
-        layout: str,
-        preparation: Preparation,
-        output: OutputFacts,
+        model: Understood,
         tiling: Tiling,
         *,
         names: Sequence[str] = (),
         wanted: Wanted | None = None,
-        threshold: float = 0.5,
         augment: bool = False,
         padding: Padding = "reflect",
     ) -> None:
-        self.network = network
-        self.layout = layout
-        self.preparation = preparation
-        self.output = output
+        """
+        Args:
+            names: of the classes, for the bands of their probabilities.
+            augment: average over flips and rotations.
+        """
+        self.model = model
         self.tiling = tiling
         self.wanted = wanted or Wanted()
-        self.threshold = threshold
         self.augment = augment
         self.padding = padding
         # what fades needs the tiles around a window too
         self.halo = tiling.margin + (tiling.step if tiling.blended else 0)
-        n = output.n_classes if output.kind != "index" else len(names)
+        n = model.output.n_classes if model.output.kind != "index" else len(names)
         self.n_codes = n
         self.outputs = (OutputBand("class", "uint8" if n <= MOST_BYTE_CLASSES else "uint16", NODATA_CODE), *self._further(names))
 
@@ -166,7 +196,7 @@ class Segment(Op):
         window = Window(block.window.x + halo, block.window.y + halo, columns, rows)
         if not inner.any():
             return self._nothing(inner, window)
-        pixels = self.preparation(np.asarray(block.data), valid)
+        pixels = self.model.preparation(np.asarray(block.data), valid)
         down, across = -(-rows // step), -(-columns // step)
         lacking = ((0, 0), (0, down * step - rows), (0, across * step - columns))
         # a window at the edge of the raster has less than whole tiles
@@ -211,43 +241,32 @@ class Segment(Op):
 
     def _inner(self, tiles: np.ndarray) -> np.ndarray:
         """Probabilities (n, classes, tile, tile), or the numbers (n, 1, tile, tile) of an index map; 0 where the network gives less."""
-        if self.output.kind == "index" or not self.augment:
-            return self._answers(tiles)
+        if self.model.output.kind == "index" or not self.augment:
+            return self.model.answers(tiles)
         total = None
         for turns in range(4):
             for mirrored in (False, True):
                 seen = np.rot90(tiles[..., ::-1] if mirrored else tiles, turns, (2, 3))
-                found = np.rot90(self._answers(seen), -turns, (2, 3))
+                found = np.rot90(self.model.answers(seen), -turns, (2, 3))
                 found = found[..., ::-1] if mirrored else found
                 total = found / 8 if total is None else total + found / 8
         return np.asarray(total)
 
-    def _answers(self, tiles: np.ndarray) -> np.ndarray:
-        batch = tiles if self.layout == "NCHW" else np.moveaxis(tiles, 1, -1)
-        scores = self.output.scores(self.network.run(batch))
-        if self.output.kind != "index":
-            scores = self.output.probabilities(scores)
-        scale = self.output.reduction
-        if scale > 1:
-            scores = scores.repeat(scale, axis=2).repeat(scale, axis=3)
-        crop = self.output.crop
-        return np.pad(scores, ((0, 0), (0, 0), (crop, crop), (crop, crop))) if crop else scores
-
     def _planes(self, found: np.ndarray, inner: np.ndarray, window: Window) -> Block:
         dtype = self.outputs[0].dtype
-        if self.output.kind == "index":
+        if self.model.output.kind == "index":
             numbers = np.rint(found[0]) if found.dtype.kind == "f" else found[0]
             known = inner & (numbers >= 0)
             most = self.n_codes
             if (numbers[known] >= most).any():
                 what = f"The model gives the class {int(numbers[known].max())}, more than its class names tell"
-                raise EngineError(what, self.network.path, "name all classes in CLASS_NAMES, or in the JSON beside the model")
+                raise EngineError(what, self.model.network.path, "name all classes in CLASS_NAMES, or in the JSON beside the model")
             return Block((np.where(known, numbers + 1, NODATA_CODE).astype(dtype),), known, window)
         if not np.isfinite(found[:, inner]).all():
             fix = "check SCALE and BANDS: such values come from input that the network does not know, or from float16"
-            raise EngineError("The model gives values that are not numbers", f"{self.network.path}, {window}", fix)
-        if len(found) == 2 and self.output.kind in ("sigmoid", "probability"):
-            best = (found[1] >= self.threshold).astype(np.int64)
+            raise EngineError("The model gives values that are not numbers", f"{self.model.network.path}, {window}", fix)
+        if len(found) == 2 and self.model.output.kind in ("sigmoid", "probability"):
+            best = (found[1] >= self.model.threshold).astype(np.int64)
         else:
             best = found.argmax(axis=0)
         planes: list[np.ndarray] = [(best + 1).astype(dtype)]

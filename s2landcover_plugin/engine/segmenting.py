@@ -129,7 +129,7 @@ def run_segmentation(source: str, model: str, outputs: SegmentOutputs, options: 
         network = Network(model, facts, options.provider)
         ledger.add("runs on", network.provider, "parameter" if options.provider != "auto" else "graph")
         prepared = prepare(network, info, stated, Request(options.band_map, options.batch_size), ledger, progress.part(0, 0.1))
-        legend = model_legend(prepared.output, prepared.known_codes, stated, ledger)
+        legend = model_legend(prepared.model.output, prepared.known_codes, stated, ledger)
         run = _Run(info, prepared, legend, options, ledger, watch, model, stated.get("class_names") is not None)
         return _write(run, paths, outputs, files, progress.part(0.1, 1))
 
@@ -189,21 +189,17 @@ class _Run:
 
 def _write(run: _Run, paths: dict[str, str], outputs: SegmentOutputs, files: OutputFiles, progress: Progress) -> SegmentReport:
     prepared, legend, options = run.prepared, run.legend, run.options
-    grid, index = prepared.reader.grid, prepared.output.kind == "index"
+    grid, index = prepared.reader.grid, prepared.model.output.kind == "index"
     if index and (outputs.probabilities or outputs.uncertainty):
         fix = "leave OUTPUT_PROBABILITIES and OUTPUT_UNCERTAINTY out, or export the model without its ArgMax"
         raise EngineError("The model gives classes only, without probabilities", run.model, fix)
     names = [each.name for each in legend]
     wanted = Wanted(options.probability_type if outputs.probabilities else "", bool(outputs.uncertainty))
     op = Segment(
-        prepared.network,
-        prepared.layout,
-        prepared.preparation,
-        prepared.output,
+        prepared.model,
         prepared.tiling,
         names=names,
         wanted=wanted,
-        threshold=prepared.threshold,
         augment=options.augment,
         padding="edge" if options.padding == "edge" else "reflect",
     )
@@ -228,7 +224,7 @@ def _write(run: _Run, paths: dict[str, str], outputs: SegmentOutputs, files: Out
     files.write_sidecar(outputs.raster, STYLE_SUFFIX, qml(legend))
     seen = seams.is_seen and not prepared.tiling.exact
     found = (tuple(legend), tuple(pixels), tuple(hectares), tuple(run.ledger.entries))
-    report = SegmentReport(*found, prepared.tiling, seams.ratio, seen, prepared.network.provider)
+    report = SegmentReport(*found, prepared.tiling, seams.ratio, seen, prepared.model.network.provider)
     if report.has_seams:
         progress.warn(
             f"Seams: the class changes {seams.ratio:.2f} times as often across the lines between tiles as elsewhere. Use a larger OVERLAP."
