@@ -15,7 +15,7 @@ from sklearn.metrics import davies_bouldin_score
 from s2landcover_plugin.engine import blocks, sampling
 from s2landcover_plugin.engine.areas import run_areas
 from s2landcover_plugin.engine.bandfiles import StackOptions, run_stack
-from s2landcover_plugin.engine.classification import NearestCenter
+from s2landcover_plugin.engine.classification import Assign
 from s2landcover_plugin.engine.clustering import ClusterOptions, ClusterOutputs, run_clustering, run_selection
 from s2landcover_plugin.engine.errors import Cancelled, EngineError
 from s2landcover_plugin.engine.features import feature_reader
@@ -74,7 +74,7 @@ def test_near_ties_are_decided_in_float64(tmp_path):
     reader, space = feature_reader(describe(source), (), (), "", Progress())
     centers = np.array([[1.0, 2.0, 3.0, 1.0], [1.0 + 2e-7, 2.0, 3.0, 1.0], [4.0, 1.0, 0.5, 2.0]])
     model = ClusterModel(space.features, centers, np.zeros(4), np.ones(4), "none", (), np.full(3, 1 / 3), np.stack(3 * [np.eye(4)]))
-    op = NearestCenter(space, model)
+    op = Assign(space, model)
     codes = np.empty(data[0].size, np.uint8)
     op._assign(data.reshape(4, -1), codes)
     x = data.reshape(4, -1).astype(np.longdouble) * np.longdouble(0.0001)

@@ -266,6 +266,10 @@ class Displaced:
         """As RasterReader.read."""
         return self.reader.read(window)
 
+    def reads_whole_tiles(self, window: Window) -> bool:
+        """As Reader has it."""
+        return self.reader.reads_whole_tiles(window)
+
 
 def aligned_reader(
     image: RasterInfo, reference: Grid, matrix: np.ndarray, resampling: str, indexes: Sequence[int] | None = None

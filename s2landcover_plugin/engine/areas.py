@@ -20,6 +20,7 @@ from .progress import Progress
 from .raster import RasterReader, describe, read_legend
 
 MAX_CODES = 65536
+FEW_CODES = 16
 MAX_CLASSES = 1000
 """More different values mean that the raster holds no classes."""
 
@@ -40,7 +41,11 @@ class ClassTally:
     def write(self, window: Window, planes: Sequence[np.ndarray] | np.ndarray, valid: np.ndarray) -> None:
         """Count one window of the first plane."""
         codes, valid = planes[0], valid[0] if valid.ndim == 3 else valid
-        counts = np.bincount(codes[valid], minlength=len(self.pixels))
+        if len(self.pixels) <= FEW_CODES and codes.dtype == np.uint8:
+            # one comparison of bytes for each code takes a quarter of the time of bincount, which makes them 64-bit numbers first
+            counts = np.array([np.count_nonzero((codes == code) & valid) for code in range(len(self.pixels))])
+        else:
+            counts = np.bincount(codes[valid], minlength=len(self.pixels))
         self.pixels += counts
         if self._uniform:
             self.hectares = self.pixels * self._row_hectares[0]

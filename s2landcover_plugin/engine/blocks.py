@@ -18,10 +18,11 @@ from typing import Any, Generator, Iterable, Literal, Protocol, Sequence
 
 import numpy as np
 
-from .geotiff import OutputBand
+from .geotiff import TILE_PX, OutputBand
 from .grid import Window
+from .packages import one_blas_thread
 from .progress import Progress
-from .raster import BoundedCache, Reader
+from .raster import CACHE_BYTES, SMALL_CACHE_BYTES, BoundedCache, Reader
 from .waiting import POLL_S
 
 BLOCK_PX = 1024
@@ -164,7 +165,10 @@ def iter_blocks(
     if op is not None and not op.parallel:
         ahead = 1
     with ExitStack() as stack:
-        stack.enter_context(BoundedCache())
+        once = not (op and op.halo) and all(w.x % TILE_PX == 0 and w.y % TILE_PX == 0 and reader.reads_whole_tiles(w) for w in todo)
+        stack.enter_context(BoundedCache(SMALL_CACHE_BYTES if once else CACHE_BYTES))
+        # a second thread of the same product waits more than it computes, and takes the reader's core
+        stack.enter_context(one_blas_thread())
         pool = executor or stack.enter_context(ThreadPoolExecutor(min(workers, ahead)))
         flying: deque[Future[Any]] = deque()
         stack.callback(_drain, flying)

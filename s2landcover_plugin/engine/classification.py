@@ -11,33 +11,114 @@ from .features import FeatureSpace
 from .geotiff import OutputBand
 from .legend import NODATA_CODE
 from .models import ClusterModel
+from .products import multiply
 
 CLASS_BAND = OutputBand("class", "uint8", NODATA_CODE)
 CONFIDENCE_BAND = OutputBand("confidence", "float32", -1.0)
 DISTANCE_BAND = OutputBand("distance", "float32", -1.0)
 CHUNK_PX = 1 << 14
-"""Pixels per step of the kernel: scores of 8 clusters in float32 stay in 1 MiB of second-level cache (docs/performance.md)."""
+"""Pixels per step of the kernel: larger ones leave the second-level cache, smaller ones cost calls (docs/performance.md)."""
+TERM_ROUNDINGS = 12
+"""Roundings that a term may have gone through before the product: those of an index, of scaling, of a square."""
+
+ALIKE = 4
+"""Error bounds of clusters that differ by less than this factor are taken for the largest."""
 
 
-class NearestCenter(Op):
-    """Code of the nearest centre (1 to k) for every valid pixel. Can be sent to another process.
+class _Linear:
+    """Scores of k-means, 2 c.z - |c|^2, over the stored numbers: scaling and reflectance are folded into the weights.
 
-    Scores are 2 c.z - |c|^2 with scaling and reflectance folded into one (k, features + 1) matrix; float32, and where two scores are
-    closer than float32 can tell, again in float64: labels equal those of float64 throughout.
+    Attributes:
+        weights: (k, width) float64.
+        width: features and a constant.
     """
+
+    def __init__(self, space: FeatureSpace, model: ClusterModel) -> None:
+        self.n_bands = n = space.n_bands
+        scaled = model.scaled_means
+        weights = 2 * scaled / model.spread
+        constant = -(scaled**2).sum(1) - weights @ model.shift
+        constant = constant + weights[:, :n] @ space.offset[:n]
+        weights[:, :n] *= space.scale[:n]
+        self.weights = np.concatenate([weights, constant[:, None]], axis=1)
+        self.width = self.weights.shape[1]
+
+    def fill(self, terms: np.ndarray, stored: np.ndarray, index_values: np.ndarray) -> None:
+        """terms (width, n) of stored planes (planes, n) and index features (n_indices, n)."""
+        terms[: self.n_bands] = stored[: self.n_bands]
+        terms[self.n_bands : -1] = index_values
+        terms[-1] = 1
+
+    def magnitude(self, terms: np.ndarray) -> np.ndarray:
+        """(width,) the largest magnitude of the numbers that each term was computed from."""
+        return np.abs(terms).max(axis=1)
+
+
+class _Quadratic:
+    """Scores of a Gaussian mixture, logarithms of weight x density without their common constant, as one product over z_i z_j, z_i and 1.
+
+    z are the features scaled about a centre that float32 holds exactly, so that whole numbers lose nothing there.
+
+    Attributes:
+        weights, width: as of _Linear.
+    """
+
+    def __init__(self, space: FeatureSpace, model: ClusterModel) -> None:
+        self.n_bands = n = space.n_bands
+        self.n_features = width = len(model.shift)
+        scale, offset = np.ones(width), np.zeros(width)
+        scale[:n], offset[:n] = space.scale[:n], space.offset[:n]
+        # in stored numbers
+        center = (model.shift - offset) / scale
+        center[:n] = np.rint(center[:n])
+        self.center, self.factor = center.astype(np.float32), (scale / model.spread).astype(np.float32)
+        moved = (self.center.astype(np.float64) * scale + offset - model.shift) / model.spread
+        # what float32 makes of the factor belongs to the scaling
+        stretch = self.factor.astype(np.float64) * model.spread / scale
+        means = (model.scaled_means - moved) * stretch
+        roots = model.precision_roots / stretch[:, None]
+        precision = roots @ roots.transpose(0, 2, 1)
+        self.pairs = [(i, j) for i in range(width) for j in range(i, width)]
+        squares = np.stack([precision[:, i, j] * (-0.5 if i == j else -1.0) for i, j in self.pairs], axis=1)
+        linear = np.einsum("kij,kj->ki", precision, means)
+        constant = np.log(model.weights) + np.log(np.diagonal(roots, axis1=1, axis2=2)).sum(1) - 0.5 * (linear * means).sum(1)
+        self.weights = np.concatenate([squares, linear, constant[:, None]], axis=1)
+        self.width = self.weights.shape[1]
+
+    def fill(self, terms: np.ndarray, stored: np.ndarray, index_values: np.ndarray) -> None:
+        """As _Linear.fill."""
+        z = terms[len(self.pairs) : -1]
+        z[: self.n_bands] = stored[: self.n_bands]
+        z[self.n_bands :] = index_values
+        z -= self.center[:, None]
+        z *= self.factor[:, None]
+        start = 0
+        for i, row in enumerate(z):
+            np.multiply(z[i:], row, out=terms[start : start + len(z) - i])
+            start += len(z) - i
+        terms[-1] = 1
+
+    def magnitude(self, terms: np.ndarray) -> np.ndarray:
+        """As _Linear.magnitude."""
+        z = np.abs(terms[len(self.pairs) : -1]).max(axis=1)
+        z[self.n_bands :] += np.abs(self.center * self.factor)[self.n_bands :]
+        return np.concatenate([[z[i] * z[j] for i, j in self.pairs], z, [1]])
+
+
+class Assign(Op):
+    """Code (1 to k) of the nearest centre or the most likely component of a mixture for every valid pixel. Can be sent to another process.
+
+    Scores are one float32 matrix product; where two scores are closer than float32 can tell, again in float64: labels equal those of
+    float64 throughout.
+    """
+
+    outputs = (CLASS_BAND,)
 
     def __init__(self, space: FeatureSpace, model: ClusterModel) -> None:
         self.space = space
         self.model = model
-        self.outputs = (CLASS_BAND,)
         self.renamed = [each.code for each in model.legend] != list(range(1, len(model.legend) + 1))
-        scaled = model.scaled_means
-        weights = 2 * scaled / model.spread
-        constant = -(scaled**2).sum(1) - weights @ model.shift
-        n = space.n_bands
-        constant = constant + weights[:, :n] @ space.offset[:n]
-        weights[:, :n] *= space.scale[:n]
-        self.weights = np.concatenate([weights, constant[:, None]], axis=1)
+        self.terms = _Quadratic(space, model) if model.method == "gmm" else _Linear(space, model)
 
     def __call__(self, block: Block) -> Block:
         data, valid = np.asarray(block.data), block.all_valid
@@ -55,54 +136,49 @@ class NearestCenter(Op):
 
     def _assign(self, stored: np.ndarray, codes: np.ndarray) -> np.ndarray | None:
         """Fill codes; the result tells which pixels have all their indices defined (None: all)."""
-        k, width = self.weights.shape
-        bands = self.space.n_bands
-        weights = self.weights.astype(np.float32)
-        magnitude = np.abs(weights)
-        features = np.ones((width, CHUNK_PX), np.float32)
+        (k, width), n_indices = self.terms.weights.shape, len(self.space.formulas)
+        weights = self.terms.weights.astype(np.float32)
+        # bound of the rounding error of a float32 dot product (Higham 2002, eq. 3.5), and of its terms
+        bound = (width + TERM_ROUNDINGS) * np.finfo(np.float32).eps / 2 * np.abs(self.terms.weights)
+        terms = np.empty((width, CHUNK_PX), np.float32)
         scores = np.empty((k, CHUNK_PX), np.float32)
-        best = np.empty(CHUNK_PX, np.float32)
+        lower = np.empty((k, CHUNK_PX), np.float32)
+        top = np.empty(CHUNK_PX, np.float32)
         close = np.empty((k, CHUNK_PX), bool)
-        higher = np.empty(CHUNK_PX, bool)
-        defined = np.ones(stored.shape[1], bool) if self.space.formulas else None
+        numbers = np.arange(1, k + 1, dtype=np.uint8)[:, None]
+        nothing = np.empty((0, CHUNK_PX), np.float32)
+        undecided: list[np.ndarray] = []
+        defined = np.ones(stored.shape[1], bool) if n_indices else None
         for start in range(0, stored.shape[1], CHUNK_PX):
             chunk = stored[:, start : start + CHUNK_PX]
             n = chunk.shape[1]
-            x, s, b, c, h, code = features[:, :n], scores[:, :n], best[:n], close[:, :n], higher[:n], codes[start : start + n]
-            x[:bands] = chunk[:bands]
+            x, s, t, c = terms[:, :n], scores[:, :n], top[:n], close[:, :n]
+            values = nothing[:, :n]
             if defined is not None:
                 values = self.space.indices_of(chunk, "float32")
                 finite = np.isfinite(values)
                 defined[start : start + n] = finite.all(axis=0)
-                x[bands:-1] = np.where(finite, values, np.float32(0))
-            np.matmul(weights, x, out=s)
-            _running_argmax(s, b, h, code)
-            # bound of the rounding error of a float32 dot product (Higham 2002, eq. 3.5), for two scores
-            reach = np.abs(x).max(axis=1)
-            b -= np.float32(4 * width * np.finfo(np.float32).eps * float((magnitude @ reach).max()))
-            np.greater_equal(s, b, out=c)
-            near = np.flatnonzero(np.add.reduce(c.view(np.uint8), axis=0, dtype=np.uint8) != 1)
-            if len(near):
-                code[near] = self._assign_exactly(chunk[:, near])
+                values = np.where(finite, values, np.float32(0))
+            self.terms.fill(x, chunk, values)
+            multiply(weights, x, s)
+            error = (bound @ self.terms.magnitude(x)).astype(np.float32)
+            if error.max() < ALIKE * error.min():
+                # one bound for all saves two passes
+                np.maximum.reduce(s, axis=0, out=t)
+                t -= 2 * error.max()
+            else:
+                np.maximum.reduce(np.subtract(s, error[:, None], out=lower[:, :n]), axis=0, out=t)
+                s += error[:, None]
+            # a class can be the best one if its score reaches what the best one has at least
+            np.greater_equal(s, t, out=c)
+            possible = c.view(np.uint8)
+            undecided.append(start + np.flatnonzero(np.add.reduce(possible, axis=0, dtype=np.uint8) != 1))
+            possible *= numbers
+            np.add.reduce(possible, axis=0, dtype=np.uint8, out=codes[start : start + n])
+        near = np.concatenate(undecided)
+        for part in np.array_split(near, -(-len(near) // CHUNK_PX)) if len(near) else ():
+            codes[part] = self.model.assign(self.model.scaled(self.space.values(stored[:, part]))) + 1
         return defined
-
-    def _assign_exactly(self, stored: np.ndarray) -> np.ndarray:
-        z = self.model.scaled(self.space.values(stored))
-        scaled = self.model.scaled_means
-        scores: np.ndarray = 2 * scaled @ z - (scaled**2).sum(1)[:, None]
-        return (scores.argmax(axis=0) + 1).astype(np.uint8)
-
-
-def _running_argmax(scores: np.ndarray, best: np.ndarray, higher: np.ndarray, code: np.ndarray) -> None:
-    """code = 1 + argmax over the rows of scores, best = their maximum; four SIMD passes per row, no masked copies."""
-    best[:] = scores[0]
-    code[:] = 1
-    number = higher.view(np.uint8)
-    for j in range(1, len(scores)):
-        np.greater(scores[j], best, out=higher)
-        np.maximum(best, scores[j], out=best)
-        np.multiply(number, np.uint8(j + 1), out=number)
-        np.maximum(code, number, out=code)
 
 
 class Judged(Op):

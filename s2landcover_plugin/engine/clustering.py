@@ -15,7 +15,7 @@ from . import sentinel2
 from .acquisition import inherited
 from .areas import ClassTally
 from .blocks import Op, Sink, SomePlanes, run_blocks
-from .classification import CONFIDENCE_BAND, Judged, NearestCenter
+from .classification import CONFIDENCE_BAND, Assign, Judged
 from .cost import Stopwatch
 from .crs import crs_name
 from .features import FeatureSpace, feature_reader
@@ -305,7 +305,7 @@ def _write_map(fitted: _Fitted, outputs: ClusterOutputs, min_area_ha: float, pro
     tally = ClassTally(grid, legend[-1].code + 1)
     with OutputFiles([fitted.reader.path, *filter(None, fitted.tables)]) as files, ExitStack() as open_files:
         raster = files.path(outputs.raster)
-        op: Op = NearestCenter(fitted.space, model) if model.method == "kmeans" and not outputs.confidence else Judged(fitted.space, model)
+        op: Op = Judged(fitted.space, model) if outputs.confidence else Assign(fitted.space, model)
         writer = open_files.enter_context(RasterWriter(raster, grid, op.outputs[:1], metadata=provenance, legend=legend))
         sinks: list[Sink] = [SomePlanes(writer, (0,)), tally]
         if outputs.confidence:

@@ -88,7 +88,8 @@ class RasterWriter:
         each_valid = np.broadcast_to(valid, (len(planes), *valid.shape[-2:]))
         with quiet_gdal():
             for index, (band, plane, ok) in enumerate(zip(self.bands, planes, each_valid), 1):
-                values = np.where(ok, plane, np.asarray(band.nodata, band.dtype)).astype(band.dtype, copy=False)
+                values = plane if ok.all() else np.where(ok, plane, np.asarray(band.nodata, band.dtype))
+                values = values.astype(band.dtype, copy=False)
                 gdal.ErrorReset()
                 try:
                     failed = self._dataset.GetRasterBand(index).WriteArray(values, window.x, window.y) != 0

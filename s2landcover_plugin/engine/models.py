@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Mapping, Sequence
 
 import numpy as np
@@ -65,6 +66,7 @@ class ClusterModel:
         """Features (n_features, n) in feature units -> scaled units."""
         return np.asarray((values - self.shift[:, None]) / self.spread[:, None])
 
+    @cached_property
     def precision_roots(self) -> np.ndarray:
         """(k, f, f) upper triangular P with P P^T = inverse of each covariance."""
         return np.stack([np.linalg.solve(lower, np.eye(len(lower))).T for lower in np.linalg.cholesky(self.covariances)])
@@ -90,7 +92,7 @@ class ClusterModel:
     def _log_density(self, scaled: np.ndarray) -> np.ndarray:
         """(k, n) logarithm of weight x normal density (Bishop 2006, eq. 2.43) of pixels (f, n)."""
         result = np.empty((len(self.means), scaled.shape[1]))
-        for row, mean, root, weight in zip(result, self.scaled_means, self.precision_roots(), self.weights):
+        for row, mean, root, weight in zip(result, self.scaled_means, self.precision_roots, self.weights):
             deviation = root.T @ (scaled - mean[:, None])
             np.einsum("ij,ij->j", deviation, deviation, out=row)
             row += len(mean) * math.log(2 * math.pi)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 
 from .errors import EngineError
@@ -20,6 +21,19 @@ DISTRIBUTIONS = {
     "requests": "requests",
 }
 """Import name -> name of the package to install."""
+
+
+def one_blas_thread() -> AbstractContextManager[object]:
+    """Keeps NumPy's matrix products in the thread that asks for them; for threads that compute beside each other.
+
+    Where threadpoolctl is not installed nothing changes.
+    """
+    try:
+        threadpoolctl = importlib.import_module("threadpoolctl")
+    except ImportError:
+        return nullcontext()
+    limits: AbstractContextManager[object] = threadpoolctl.threadpool_limits(1, user_api="blas")
+    return limits
 
 
 def require(module: str) -> ModuleType:

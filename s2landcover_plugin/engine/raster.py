@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import dataclass
 from typing import Any, Protocol, Sequence
@@ -13,6 +14,7 @@ from .crs import quiet_gdal, same_crs, source_pixels_per_pixel
 from .errors import EngineError
 from .grid import Grid, Window
 from .legend import LegendClass
+from .shifting import AFTER, BEFORE, TYPES, shift_between, shifted
 
 GDAL_TYPES = {
     "uint8": gdal.GDT_Byte,
@@ -44,6 +46,8 @@ READ_DRIVERS = [
 """Formats read. A closed list: GDAL has drivers that run what a file says (WMS, PostGIS, plugins)."""
 CACHE_BYTES = 384 * 2**20
 """Blocks that GDAL may keep: two rows of tiles (1024 px) of four bands of a full tile and of a second date take 350 MB."""
+SMALL_CACHE_BYTES = 64 * 2**20
+"""Where each block is read once."""
 REMOTE_DRIVERS = ["GTiff", "JP2OpenJPEG"]
 """Formats read over the network: nothing that can name further files."""
 
@@ -86,28 +90,34 @@ class RasterInfo:
 
 
 class BoundedCache:
-    """Keeps GDAL's block cache below CACHE_BYTES while any block of it is active, and restores what was set before.
+    """Keeps GDAL's block cache below some bytes while any block of it is active, and restores what was set before.
 
-    GDAL takes a twentieth of the machine's memory, for rasters that are read once. Runs may overlap in time; a size that somebody else sets
-    meanwhile is overwritten when the last of them ends.
+    GDAL takes a twentieth of the memory, for rasters that are read once. Runs may overlap in time: the largest wish counts; a size
+    that somebody else sets meanwhile is overwritten when the last of them ends.
     """
 
     _lock = threading.Lock()
-    _active = 0
+    _wishes: list[int] = []
     _before = 0
+
+    def __init__(self, most: int = CACHE_BYTES) -> None:
+        self.most = most
 
     def __enter__(self) -> None:
         with BoundedCache._lock:
-            if not BoundedCache._active:
+            if not BoundedCache._wishes:
                 BoundedCache._before = gdal.GetCacheMax()
-                gdal.SetCacheMax(min(BoundedCache._before, CACHE_BYTES))
-            BoundedCache._active += 1
+            BoundedCache._wishes.append(self.most)
+            self._set()
 
     def __exit__(self, *_: object) -> None:
         with BoundedCache._lock:
-            BoundedCache._active -= 1
-            if not BoundedCache._active:
-                gdal.SetCacheMax(BoundedCache._before)
+            BoundedCache._wishes.remove(self.most)
+            self._set()
+
+    @staticmethod
+    def _set() -> None:
+        gdal.SetCacheMax(min([BoundedCache._before, *([max(BoundedCache._wishes)] if BoundedCache._wishes else [])]))
 
 
 def gdal_reason() -> str:
@@ -198,6 +208,9 @@ class Reader(Protocol):
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """data and valid, both (bands, rows, cols), of a window inside the grid."""
 
+    def reads_whole_tiles(self, window: Window) -> bool:
+        """Whether no other window needs a tile of the file that this one needs, if windows do not overlap."""
+
 
 class RasterReader:
     """Windows of some bands of one raster, on its own grid or brought to another. Can be sent to another process.
@@ -242,6 +255,9 @@ class RasterReader:
         coincides = self._moved is None and same_crs(self.grid.crs, info.grid.crs)
         self._offset = self.grid.offset_in(info.grid) if coincides else None
         self._file_grid = info.grid
+        self._shift: tuple[float, float] | None = None
+        if self._offset is None and self.dtype.name in TYPES and resampling in ("nearest", "bilinear", "cubic"):
+            self._shift = self._pure_shift(bool(self._moved) or same_crs(self.grid.crs, info.grid.crs))
         self._open = threading.local()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -260,7 +276,14 @@ class RasterReader:
         Raises:
             EngineError: the file is damaged or no longer there.
         """
-        data, covered = self._read_warped(window) if self._offset is None else self._read_shifted(window)
+        if self._shift is not None:
+            return self._read_between(window, self._shift)
+        if self._offset is None:
+            return self._usable_of(*self._read_warped(window))
+        return self._usable_of(*self._read_shifted(window, *self._offset))
+
+    def _usable_of(self, data: np.ndarray, covered: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """data, and where it is a value."""
         valid = np.empty(data.shape, bool)
         for plane, ok, nodata in zip(data, valid, self._nodata):
             _usable(plane, nodata, ok)
@@ -268,9 +291,42 @@ class RasterReader:
                 ok &= covered
         return data, valid
 
-    def _read_shifted(self, window: Window) -> tuple[np.ndarray, np.ndarray | None]:
+    def reads_whole_tiles(self, window: Window) -> bool:
+        """As Reader has it."""
+        if self._offset is None:
+            return False
+        x, y = window.x + self._offset[0], window.y + self._offset[1]
+        across, down = self.tile
+        return (
+            not (x % across or y % down)
+            and ((x + window.width) % across == 0 or x + window.width >= self._file_grid.width)
+            and ((y + window.height) % down == 0 or y + window.height >= self._file_grid.height)
+        )
+
+    def _pure_shift(self, is_same_crs: bool) -> tuple[float, float] | None:
+        """The shift between the grid and the file, if it is all there is between them."""
+        if not is_same_crs or not self.grid.crs and self._moved is None:
+            return None
+        return shift_between(self.grid, self._moved or self._file_grid.geotransform, self._file_grid.width, self._file_grid.height)
+
+    def _read_between(self, window: Window, shift: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels at places between those of the file; valid where the place lies inside it."""
+        columns, rows = (math.floor(part + 0.5 + 1e-10) for part in shift)
+        if self.resampling == "nearest":
+            return self._usable_of(*self._read_shifted(window, columns, rows))
+        x, y = (math.floor(part) for part in shift)
+        more = BEFORE + AFTER
+        around = Window(window.x - BEFORE, window.y - BEFORE, window.width + more, window.height + more)
+        known = self._usable_of(*self._read_shifted(around, x, y))
+        data, valid = shifted(*known, (shift[0] - x, shift[1] - y), self.resampling, self._nodata)
+        across = np.arange(window.x, window.x + window.width) + columns
+        down = np.arange(window.y, window.y + window.height) + rows
+        valid &= ((across >= 0) & (across < self._file_grid.width))[None, None, :]
+        valid &= ((down >= 0) & (down < self._file_grid.height))[None, :, None]
+        return data, valid
+
+    def _read_shifted(self, window: Window, columns: int, rows: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Pixels that coincide with the file's; covered (rows, cols) is None where all are inside and unmasked."""
-        columns, rows = self._offset or (0, 0)
         source = Window(window.x + columns, window.y + rows, window.width, window.height)
         inside = source.clipped(self._file_grid.width, self._file_grid.height)
         dataset = self._dataset()
@@ -378,7 +434,7 @@ def _usable(plane: np.ndarray, nodata: float | None, ok: np.ndarray) -> None:
     elif nodata is None:
         ok[:] = True
     else:
-        np.not_equal(plane, nodata, out=ok)
+        np.not_equal(plane, plane.dtype.type(nodata), out=ok)
 
 
 class StackedReader:
@@ -401,6 +457,10 @@ class StackedReader:
             data[here], valid[here] = reader.read(window)
             start = here.stop
         return data, valid
+
+    def reads_whole_tiles(self, window: Window) -> bool:
+        """As Reader has it."""
+        return all(reader.reads_whole_tiles(window) for reader in self.readers)
 
 
 def read_legend(path: str) -> list[LegendClass]:

@@ -67,6 +67,10 @@ class MaskReader:
         codes = np.where(known, np.where(valid & (data == self.code), CHANGE, NO_CHANGE), UNKNOWN).astype(np.uint8)
         return codes, codes != UNKNOWN
 
+    def reads_whole_tiles(self, window: Window) -> bool:
+        """As Reader has it."""
+        return self.reader.reads_whole_tiles(window)
+
     def _inside(self, filled: Grid, window: Window) -> np.ndarray:
         """(rows, cols), pixels whose centre lies inside of a grid."""
         x0, width, _, y0, _, height = self.grid.geotransform

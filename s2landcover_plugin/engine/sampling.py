@@ -69,7 +69,8 @@ class _PickPixels(Op):
     def __call__(self, block: Block) -> _Offer:
         data = np.asarray(block.data).reshape(len(block.data), -1)
         where = np.flatnonzero(block.all_valid.ravel() & self.space.usable(data))
-        order = np.random.default_rng((self.seed, block.window.x, block.window.y)).permutation(len(where))[: self.limit]
+        rng = np.random.default_rng((self.seed, block.window.x, block.window.y))
+        order = rng.choice(len(where), min(self.limit, len(where)), replace=False)
         values = self.space.values(data[:, where[order]])
         usable = np.isfinite(values).all(axis=0)
         return _Offer(values[:, usable], len(where), block.all_valid.size)
