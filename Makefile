@@ -5,7 +5,7 @@ PYTHON := .venv/bin/python
 SOURCES := s2landcover_plugin/engine s2landcover_plugin/*.py algorithms demo tests scripts bench
 LIVE ?=
 
-.PHONY: help setup demo test lint format test-pgstac screenshots package clean
+.PHONY: help setup demo test lint format test-pgstac bench screenshots package clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -33,6 +33,9 @@ format: .venv/.ready ## Bring the code into the project's format
 
 test-pgstac: .venv/.ready ## Search a pgstac server (PostgreSQL, installed by apt): query, sort and filter extensions
 	@scripts/pgstac.sh $(PYTHON) -m pytest -m pgstac
+
+bench: .venv/.ready ## Measure the plugin against GDAL alone on a quarter of a tile; FULL=1: a whole one; PEERS=1: against other programs
+	@$(PYTHON) -m bench.fulltile --size $(if $(FULL),10980,5490) $(if $(PEERS),--peers)
 
 screenshots: .venv/.ready ## Pictures of the plugin in the real QGIS under Xvfb, into docs/
 	@scripts/screenshots.sh

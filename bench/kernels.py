@@ -69,7 +69,7 @@ def kernels(space: FeatureSpace, model: ClusterModel) -> dict[str, Kernel]:
         return found
 
     def product(dtype: type) -> Kernel:
-        weights = op.terms.weights.astype(dtype)
+        weights = op.nearest.terms.weights.astype(dtype)
         return in_chunks(lambda chunk: (weights[:, :-1] @ chunk.astype(dtype) + weights[:, -1:]).argmax(0) + 1, CHUNK_PX)
 
     nearest = KMeans(len(scaled), init=scaled, n_init=1, max_iter=1).fit(scaled)

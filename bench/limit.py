@@ -68,7 +68,7 @@ def stack(sources: list[str], result: str, target: str) -> None:
     for each in singles:
         each.FlushCache()
     together = gdal.BuildVRT(
-        "", singles, separate=True, resampleAlg="nearest", outputBounds=bounds, xRes=width, yRes=-height, resolution="user"
+        "", singles, separate=True, resampleAlg="bilinear", outputBounds=bounds, xRes=width, yRes=-height, resolution="user"
     )
     gdal.Translate(target, together, creationOptions=options_of(like))
 

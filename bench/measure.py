@@ -71,7 +71,7 @@ def run(command: Sequence[str], env: Mapping[str, str] | None = None, timeout: f
     watcher.join()
     if process.returncode:
         raise Failed(f"{' '.join(command)[:300]}\nreturned {process.returncode} after {wall:.0f} s:\n{said[-1500:]}")
-    return Cost(wall, used.ru_utime + used.ru_stime, max(peak[0], used.ru_maxrss * 1024) / 1e6, said)
+    return Cost(wall, used.ru_utime + used.ru_stime, peak[0] / 1e6, said)
 
 
 def _resident(root: int) -> int:

@@ -64,18 +64,25 @@ class _Ground:
 
 
 def simulate(
-    target: str, size: int, n_bands: int, *, date: int = 0, shift: tuple[float, float] = (0, 0), block: int = 1024, pixel_m: float = 10
+    target: str,
+    size: int,
+    names: Sequence[str],
+    *,
+    date: int = 0,
+    shift: tuple[float, float] = (0, 0),
+    block: int = 1024,
+    pixel_m: float = 10,
 ) -> None:
     """Write one tile.
 
     Args:
-        n_bands: the first of BANDS; date: 1 for another one, on which some fields have changed.
+        names: some of BANDS; date: 1 for another one, on which some fields have changed.
         shift: pixels by which the image lies off.
         pixel_m: side of a pixel; the ground is the same.
     """
-    ground, rng = _Ground(round(size * pixel_m / 10), 7), np.random.default_rng((7, date, n_bands))
-    bands = [BANDS.index(name) for name in BANDS[:n_bands]]
-    output = create(target, size, size, [BANDS[band] for band in bands], block, pixel_m)
+    ground, rng = _Ground(round(size * pixel_m / 10), 7), np.random.default_rng((7, date, len(names)))
+    bands = [BANDS.index(name) for name in names]
+    output = create(target, size, size, names, block, pixel_m)
     scale = pixel_m / 10
     x = (np.arange(-2, size + 2) + shift[0]) * scale
     for top in range(0, size, block):

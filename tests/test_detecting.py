@@ -220,8 +220,7 @@ def test_the_report_has_no_loose_ends(demo):
 @pytest.mark.parametrize("block_size", [64, 97, 1024])
 def test_map_does_not_depend_on_blocks_and_threads(demo, tmp_path, block_size, threads, monkeypatch):
     _, outputs, inputs, _ = demo
-    for module in ("blocks", "detecting"):
-        monkeypatch.setattr(f"s2landcover_plugin.engine.{module}.BLOCK_PX", block_size)
+    monkeypatch.setattr("s2landcover_plugin.engine.blocks.BLOCK_PX", block_size)
     monkeypatch.setattr("s2landcover_plugin.engine.blocks.default_workers", lambda: threads)
     again = all_outputs(tmp_path)
     report = run_change(inputs, again, DetectOptions(), Progress())

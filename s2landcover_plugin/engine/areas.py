@@ -43,7 +43,9 @@ class ClassTally:
         codes, valid = planes[0], valid[0] if valid.ndim == 3 else valid
         if len(self.pixels) <= FEW_CODES and codes.dtype == np.uint8:
             # one comparison of bytes for each code takes a quarter of the time of bincount, which makes them 64-bit numbers first
-            counts = np.array([np.count_nonzero((codes == code) & valid) for code in range(len(self.pixels))])
+            everywhere = bool(valid.all())
+            hits = (codes == code for code in range(len(self.pixels)))
+            counts = np.array([np.count_nonzero(hit if everywhere else hit & valid) for hit in hits])
         else:
             counts = np.bincount(codes[valid], minlength=len(self.pixels))
         self.pixels += counts

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Mapping, Sequence
 
 import numpy as np
 
 from . import sentinel2
+from .classification import Nearest
 from .errors import EngineError
 from .features import Feature
 from .fitting import FITS, ClusterFit
@@ -55,14 +57,43 @@ class DatePlanes:
     scales: Mapping[str, ReflectanceScale]
     scl: int | None = None
 
-    def reflectance(self, stored: np.ndarray, name: str) -> np.ndarray:
-        """(n,) reflectance of a band from stored planes (planes, n)."""
-        scale = self.scales[name]
-        return np.asarray(stored[self.planes[name]].astype(np.float64) * scale.scale + scale.offset)
 
-    def positive(self, stored: np.ndarray, name: str) -> np.ndarray:
+class Seen:
+    """Some pixels of one date; each reflectance is computed once.
+
+    Attributes:
+        stored: (planes, n).
+    """
+
+    def __init__(self, date: DatePlanes, stored: np.ndarray, dtype: str) -> None:
+        self.date = date
+        self.stored = stored
+        self.dtype = np.dtype(dtype)
+        self._known: dict[str, np.ndarray] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.date.planes
+
+    def reflectance(self, name: str) -> np.ndarray:
+        """(n,) reflectance of a band."""
+        scale = self.date.scales[name]
+        values = self.stored[self.date.planes[name]].astype(self.dtype)
+        values *= self.dtype.type(scale.scale)
+        if scale.offset:
+            values += self.dtype.type(scale.offset)
+        return values
+
+    def positive(self, name: str) -> np.ndarray:
         """(n,) reflectance, at least LEAST_REFLECTANCE: indices of signed numbers have no bounds."""
-        return np.maximum(self.reflectance(stored, name), LEAST_REFLECTANCE)
+        if name not in self._known:
+            values = self.reflectance(name)
+            self._known[name] = np.maximum(values, self.dtype.type(LEAST_REFLECTANCE), out=values)
+        return self._known[name]
+
+    @property
+    def classes(self) -> np.ndarray | None:
+        """(n,) scene classification, where there is one."""
+        return None if self.date.scl is None else self.stored[self.date.scl]
 
 
 class PairSpace:
@@ -78,20 +109,28 @@ class PairSpace:
         self.names = ("NDVI_BEFORE", "NDVI_AFTER", "NDVI_DROP", *(("BSI_BEFORE", "BSI_AFTER", "BSI_RISE") if bare else ()))
         self.common = tuple(name for name in before.planes if name in after.planes)
 
+    def seen(self, stored: np.ndarray, dtype: str = "float64") -> tuple[Seen, Seen]:
+        """Pixels (planes, n) of both dates."""
+        return Seen(self.dates[0], stored, dtype), Seen(self.dates[1], stored, dtype)
+
     def values(self, stored: np.ndarray) -> np.ndarray:
         """(features, n) of stored planes (planes, n); NaN where a pixel is left out or an index is not defined."""
-        features = self.features(stored)
-        features[:, self.left_out(stored) != USED] = np.nan
+        pixels = self.seen(stored)
+        features = self.features(pixels)
+        features[:, self.left_out(pixels) != USED] = np.nan
         return features
 
-    def features(self, stored: np.ndarray) -> np.ndarray:
-        """(features, n) of stored planes, whether left out or not."""
-        ndvi = [_ndvi(date, stored) for date in self.dates]
-        rows = [ndvi[0], ndvi[1], ndvi[0] - ndvi[1]]
-        if len(self.names) > 3:
-            bare = [_bsi(date, stored) for date in self.dates]
-            rows += [bare[0], bare[1], bare[1] - bare[0]]
-        return np.stack(rows)
+    def features(self, pixels: tuple[Seen, Seen]) -> np.ndarray:
+        """(features, n) of pixels, whether left out or not."""
+        rows = np.empty((len(self.names), pixels[0].stored.shape[1]), pixels[0].dtype)
+        for row, date in zip(rows, pixels):
+            _difference(date.positive("nir"), date.positive("red"), row)
+        np.subtract(rows[0], rows[1], out=rows[2])
+        if len(rows) > 3:
+            for row, date in zip(rows[3:], pixels):
+                _difference(date.positive("swir16") + date.positive("red"), date.positive("nir") + date.positive("blue"), row)
+            np.subtract(rows[4], rows[3], out=rows[5])
+        return rows
 
     @property
     def n_planes(self) -> int:
@@ -102,49 +141,40 @@ class PairSpace:
         """(n,) length of the change of NDVI and, where it is there, BSI, of features (features, n): change vectors (Malila 1980)."""
         return np.asarray(np.hypot(features[2], features[5]) if len(features) > 3 else np.abs(features[2]))
 
-    def reflectances(self, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def reflectances(self, pixels: tuple[Seen, Seen]) -> tuple[np.ndarray, np.ndarray]:
         """(bands, n) reflectance of the bands that both dates have, for each date."""
-        first, second = (np.stack([date.reflectance(stored, name) for name in self.common]) for date in self.dates)
+        first, second = (np.stack([date.reflectance(name) for name in self.common]) for date in pixels)
         return first, second
 
-    def left_out(self, stored: np.ndarray) -> np.ndarray:
+    def left_out(self, pixels: tuple[Seen, Seen]) -> np.ndarray:
         """(n,) uint8, why a pixel is left out (position in REASONS): the reason of the first date, else that of the second."""
-        codes = np.zeros(stored.shape[1], np.uint8)
-        for date in reversed(self.dates):
-            for code, hit in reversed(list(_reasons(date, stored).items())):
-                if code != WATER or self.exclude_water:
+        codes = np.zeros(pixels[0].stored.shape[1], np.uint8)
+        for date in reversed(pixels):
+            for code, hit in reversed(list(_reasons(date).items())):
+                if (code != WATER or self.exclude_water) and hit.any():
                     codes[hit] = code
         return codes
 
 
-def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    total = a + b
-    return np.asarray(np.divide(a - b, total, out=np.full(total.shape, np.nan), where=total != 0))
+def _difference(a: np.ndarray, b: np.ndarray, result: np.ndarray) -> None:
+    """result = (a - b) / (a + b); both are positive."""
+    np.subtract(a, b, out=result)
+    result /= a + b
 
 
-def _ndvi(date: DatePlanes, stored: np.ndarray) -> np.ndarray:
-    return _difference(date.positive(stored, "nir"), date.positive(stored, "red"))
-
-
-def _bsi(date: DatePlanes, stored: np.ndarray) -> np.ndarray:
-    blue, red, nir, swir = (date.positive(stored, name) for name in ("blue", "red", "nir", "swir16"))
-    return _difference(swir + red, nir + blue)
-
-
-def _reasons(date: DatePlanes, stored: np.ndarray) -> dict[int, np.ndarray]:
+def _reasons(date: Seen) -> dict[int, np.ndarray]:
     """Reason -> where it holds (n,), in the order of weight.
 
     By the scene classification where there is one; muddy water, which it takes for soil, by indices too. Without it clouds are bright and
     white, snow is bright with an NDSI of 0.4 or more (Hall et al. 1995), shadow is dark in the near infrared too.
     """
-    red, nir = date.positive(stored, "red"), date.positive(stored, "nir")
-    green, swir, blue = (date.positive(stored, name) if name in date.planes else None for name in ("green", "swir16", "blue"))
-    # MNDWI (Xu 2006) where it can be had: mud brightens the near infrared, not SWIR
+    red, nir, classes = date.positive("red"), date.positive("nir"), date.classes
+    green, swir, blue = (date.positive(name) if name in date else None for name in ("green", "swir16", "blue"))
+    # MNDWI (Xu 2006) above 0 where it can be had: mud brightens the near infrared, not SWIR
     nothing: np.ndarray = np.zeros(len(red), bool)
-    wet = nothing if green is None else (_difference(green, nir if swir is None else swir) > 0) & (nir < 0.2)
+    wet = nothing if green is None else (green > (nir if swir is None else swir)) & (nir < 0.2)
     dark = (red < 0.03) & (nir < 0.08)
-    if date.scl is not None:
-        classes = stored[date.scl]
+    if classes is not None:
         return {
             NO_DATA: np.isin(classes, (0, 1)),
             CLOUD: np.isin(classes, sentinel2.CLOUD_CLASSES),
@@ -156,7 +186,7 @@ def _reasons(date: DatePlanes, stored: np.ndarray) -> dict[int, np.ndarray]:
     if blue is not None:
         white = (blue > 0.25) & (red < 1.3 * blue)
     if green is not None and swir is not None:
-        snow = (_difference(green, swir) >= 0.4) & (green > 0.35)
+        snow = (green - swir >= 0.4 * (green + swir)) & (green > 0.35)
     return {CLOUD: white & ~snow, WATER: wet & ~snow, SNOW: snow, SHADOW: dark & ~wet}
 
 
@@ -184,21 +214,32 @@ class ChangeRule:
     columns: tuple[int, ...] = ()
     doubt: str = ""
 
-    def decide(self, space: PairSpace, stored: np.ndarray, features: np.ndarray) -> np.ndarray:
+    def decide(self, space: PairSpace, pixels: tuple[Seen, Seen], features: np.ndarray) -> np.ndarray:
         """(n,) bool, whether pixels changed.
 
         Args:
-            stored: (planes, n).
-            features: (features, n) of the same pixels, without NaN.
+            features: (features, n) of the pixels.
         """
-        drop = features[2]
         if self.mad is not None:
-            return np.asarray((self.mad.chi_square(*space.reflectances(stored)) > self.mad.limit(SURE)) & (drop >= self.least_drop))
+            surprising = self.mad.chi_square(*space.reflectances(pixels)) > self.mad.limit(SURE)
+            return np.asarray(surprising & (features[2] >= self.least_drop))
         if self.clusters is not None:
-            if not self.changed:
-                return np.zeros(features.shape[1], bool)
-            return np.isin(self.clusters.assign(self.clusters.scaled(features[list(self.columns)])), self.changed)
-        return np.asarray(drop > self.least_drop)
+            return self._of_clusters(self.clusters, features[list(self.columns)])
+        return np.asarray(features[2] > self.least_drop)
+
+    @cached_property
+    def _nearest(self) -> Nearest | None:
+        return None if self.clusters is None else Nearest(self.clusters)
+
+    def _of_clusters(self, clusters: ClusterModel, values: np.ndarray) -> np.ndarray:
+        """Whether features (features, n) belong to a cluster of change."""
+        codes = np.zeros(values.shape[1], np.uint8)
+        if self.changed and self._nearest is not None:
+            close = self._nearest(values, values.astype(np.float32, copy=False), codes)
+            if len(close):
+                codes[close] = clusters.assign(clusters.scaled(values[:, close].astype(np.float64))) + 1
+        # codes begin with 1
+        return np.asarray(np.logical_or.reduce([codes == number + 1 for number in self.changed] or [codes > 0]))
 
 
 def fit_rule(method: str, space: PairSpace, sample: np.ndarray, stored: np.ndarray, options: ChangeFit, where: str) -> ChangeRule:
@@ -215,7 +256,7 @@ def fit_rule(method: str, space: PairSpace, sample: np.ndarray, stored: np.ndarr
     if method == "ndvi-drop":
         return ChangeRule(method, f"NDVI fell by more than {options.ndvi_drop:g}.", options.ndvi_drop)
     if method == "irmad":
-        first, second = space.reflectances(stored)
+        first, second = space.reflectances(space.seen(stored))
         least = MAD_DROP * options.ndvi_drop
         # what clearly fell or grew counts little from the start, or a fifth of changed pixels would pass for the rule
         steady = np.abs(sample[:, 2]) < least

@@ -15,15 +15,17 @@ from .legend import LegendClass
 
 LEGEND = (LegendClass(NO_CHANGE, "No change", (222, 226, 218)), LegendClass(CHANGE, "Change", (204, 51, 17)))
 MAGNITUDE_BAND = OutputBand("magnitude", "float32", -1.0)
-CHUNK_PX = 1 << 15
-"""Pixels per step: a few hundred bytes each in float64 stay near the cache."""
+CHUNK_PX = 1 << 14
+"""Pixels per step: a dozen planes of float32 stay near the cache."""
+NEAR = 1e-5
+"""NDVI in float32 this near to the threshold is computed again in float64."""
 
 
 class DecideChange(Op):
     """Planes for the sinks, of pixels of two dates. Can be sent to another process.
 
     One plane of codes for each rule, the magnitude, why a pixel is left out, the codes of the NDVI-drop mask and of the reference, then
-    the pictures (see `Planes`).
+    the planes of both dates as they are (see `Planes`). All hold their own no data: every pixel is valid.
     """
 
     def __init__(self, space: PairSpace, rules: Sequence[ChangeRule], threshold: float) -> None:
@@ -42,39 +44,62 @@ class DecideChange(Op):
     def __call__(self, block: Block) -> Block:
         data, valid = np.asarray(block.data), block.valid
         shape = valid.shape[1:]
-        stored, ok = data[: self.n_planes].reshape(self.n_planes, -1), valid[: self.n_planes].all(axis=0).ravel()
-        codes = np.zeros((len(self.rules) + 1, ok.size), np.uint8)
-        magnitude = np.zeros(ok.size, np.float32)
+        stored, ok = data[: self.n_planes].reshape(self.n_planes, -1), np.logical_and.reduce(valid[: self.n_planes]).ravel()
+        codes = np.empty((len(self.rules) + 1, ok.size), np.uint8)
+        magnitude = np.empty(ok.size, np.float32)
         reasons = np.empty(ok.size, np.uint8)
         for start in range(0, ok.size, CHUNK_PX):
             here = slice(start, start + CHUNK_PX)
             self._decide(stored[:, here], ok[here], codes[:, here], magnitude[here], reasons[here])
-        reference = data[self.n_planes].ravel().astype(np.uint8) if self.has_reference else np.zeros(ok.size, np.uint8)
-        truth = reference if self.has_reference else codes[-1]
-        pictures = [*self._pictures(stored), reasons != USED, truth == CHANGE]
-        for code in codes[:-1]:
-            found, real, comparable = code == CHANGE, truth == CHANGE, truth != UNKNOWN
-            pictures += [found & real, found & ~real & comparable, real & (code == NO_CHANGE), found & ~comparable]
-        used, seen = reasons == USED, reasons != NO_DATA
-        planes = [*codes[:-1], magnitude, reasons, codes[-1], reference, *pictures]
-        valids = [used] * len(self.rules) + [used, np.ones(ok.size, bool), used, reference != UNKNOWN] + [seen] * len(pictures)
-        return Block(tuple(plane.reshape(shape) for plane in planes), np.stack(valids).reshape(-1, *shape), block.window)
+        reference = data[self.n_planes].ravel().astype(np.uint8) if self.has_reference else np.broadcast_to(np.uint8(UNKNOWN), ok.shape)
+        planes = [*codes[:-1], magnitude, reasons, codes[-1], reference, *stored]
+        return Block(tuple(plane.reshape(shape) for plane in planes), np.broadcast_to(True, shape), block.window)
 
     def _decide(self, stored: np.ndarray, ok: np.ndarray, codes: np.ndarray, magnitude: np.ndarray, reasons: np.ndarray) -> None:
         """Fill the codes of the rules and of the NDVI-drop mask, the magnitude and the reasons of some pixels."""
-        reasons[:] = np.where(ok, self.space.left_out(stored), NO_DATA)
-        features = self.space.features(stored)
-        reasons[(reasons == USED) & ~np.isfinite(features).all(axis=0)] = NO_DATA
-        use = np.flatnonzero(reasons == USED)
-        own, mine = features[:, use], stored[:, use]
-        for code, rule in zip(codes, self.rules):
-            code[use] = np.where(rule.decide(self.space, mine, own), CHANGE, NO_CHANGE)
-        codes[-1][use] = np.where(own[2] > self.threshold, CHANGE, NO_CHANGE)
-        magnitude[use] = self.space.magnitude(own)
+        pixels = self.space.seen(stored, "float32")
+        with np.errstate(all="ignore"):
+            # what is not valid may be anything
+            features = self.space.features(pixels)
+            reasons[:] = self.space.left_out(pixels)
+            codes[-1] = self._fallen(stored, features[2])
+            for code, rule in zip(codes, self.rules):
+                code[:] = codes[-1] if rule.method == "ndvi-drop" else rule.decide(self.space, pixels, features)
+            magnitude[:] = self.space.magnitude(features)
+        reasons[~(ok & np.isfinite(features).all(axis=0))] = NO_DATA
+        codes += NO_CHANGE
+        left_out = reasons != USED
+        if left_out.any():
+            codes[:, left_out] = UNKNOWN
+            magnitude[left_out] = MAGNITUDE_BAND.nodata
 
-    def _pictures(self, stored: np.ndarray) -> list[np.ndarray]:
-        """Red, green and blue of the first and of the second date, reflectance."""
-        return [date.reflectance(stored, name).astype(np.float32) for date in self.space.dates for name in picture_bands(self.space)]
+    def _fallen(self, stored: np.ndarray, drop: np.ndarray) -> np.ndarray:
+        """(n,) whether NDVI fell by more than the threshold, as float64 has it."""
+        fallen = drop > self.threshold
+        close = np.flatnonzero(np.abs(drop - np.float32(self.threshold)) < NEAR)
+        if len(close):
+            fallen[close] = self.space.features(self.space.seen(stored[:, close]))[2] > self.threshold
+        return np.asarray(fallen)
+
+    def pictures(self, planes: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
+        """What a person looks at, of some pixels of the result: planes (see `pictures_of`), and where there is something to see."""
+        where = Planes(len(self.rules))
+        stored = np.stack(planes[where.stored :])
+        shape, pixels = stored.shape[1:], self.space.seen(stored.reshape(len(stored), -1), "float32")
+        reasons = planes[where.reasons]
+        truth = planes[where.reference if self.has_reference else where.mask]
+        images = [date.reflectance(name).reshape(shape) for date in pixels for name in picture_bands(self.space)]
+        found = [*images, reasons != USED, truth == CHANGE]
+        real, comparable = truth == CHANGE, truth != UNKNOWN
+        for code in planes[: len(self.rules)]:
+            changed = code == CHANGE
+            found += [changed & real, changed & ~real & comparable, real & (code == NO_CHANGE), changed & ~comparable]
+        return found, reasons != NO_DATA
+
+    @property
+    def n_pictures(self) -> int:
+        """How many planes `pictures` gives."""
+        return 8 + 4 * len(self.rules)
 
 
 def picture_bands(space: PairSpace) -> tuple[str, str, str]:
@@ -109,15 +134,15 @@ class Planes:
         return self.m + 3
 
     @property
-    def pictures(self) -> tuple[int, ...]:
-        """Both dates (3 each), left out, truth, and for each rule: hit, false, missed, found where the truth is not known."""
-        return tuple(range(self.m + 4, self.m + 4 + 8 + 4 * self.m))
+    def stored(self) -> int:
+        """The first of the planes of both dates as they are, which are the last."""
+        return self.m + 4
 
 
 BEFORE, AFTER, LEFT_OUT, TRUTH = slice(0, 3), slice(3, 6), 6, 7
-"""Where in the pictures the two dates, the pixels left out and the truth are."""
+"""Where in the pictures the two dates (3 each), the pixels left out and the truth are."""
 
 
 def pictures_of(rule: int) -> slice:
-    """Where in the pictures the four planes of a rule are."""
+    """Where in the pictures the four planes of a rule are: hit, false, missed, found where the truth is not known."""
     return slice(8 + 4 * rule, 12 + 4 * rule)

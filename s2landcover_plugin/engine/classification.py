@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import threading
+from typing import Any
 
 import numpy as np
 
@@ -33,13 +35,13 @@ class _Linear:
         width: features and a constant.
     """
 
-    def __init__(self, space: FeatureSpace, model: ClusterModel) -> None:
-        self.n_bands = n = space.n_bands
+    def __init__(self, model: ClusterModel, scale: np.ndarray, offset: np.ndarray) -> None:
+        self.n_bands = n = len(scale)
         scaled = model.scaled_means
         weights = 2 * scaled / model.spread
         constant = -(scaled**2).sum(1) - weights @ model.shift
-        constant = constant + weights[:, :n] @ space.offset[:n]
-        weights[:, :n] *= space.scale[:n]
+        constant = constant + weights[:, :n] @ offset
+        weights[:, :n] *= scale
         self.weights = np.concatenate([weights, constant[:, None]], axis=1)
         self.width = self.weights.shape[1]
 
@@ -63,11 +65,11 @@ class _Quadratic:
         weights, width: as of _Linear.
     """
 
-    def __init__(self, space: FeatureSpace, model: ClusterModel) -> None:
-        self.n_bands = n = space.n_bands
-        self.n_features = width = len(model.shift)
+    def __init__(self, model: ClusterModel, stored_scale: np.ndarray, stored_offset: np.ndarray) -> None:
+        self.n_bands = n = len(stored_scale)
+        width = len(model.shift)
         scale, offset = np.ones(width), np.zeros(width)
-        scale[:n], offset[:n] = space.scale[:n], space.offset[:n]
+        scale[:n], offset[:n] = stored_scale, stored_offset
         # in stored numbers
         center = (model.shift - offset) / scale
         center[:n] = np.rint(center[:n])
@@ -105,6 +107,63 @@ class _Quadratic:
         return np.concatenate([[z[i] * z[j] for i, j in self.pairs], z, [1]])
 
 
+class Nearest:
+    """Which cluster of a model pixels belong to, in float32; and which pixels are too close to call. Can be sent to another process."""
+
+    def __init__(self, model: ClusterModel, scale: np.ndarray | None = None, offset: np.ndarray | None = None) -> None:
+        """
+        Args:
+            scale, offset: of the features that come as stored numbers, which are the first; none: all come as they are.
+        """
+        nothing = np.zeros(0)
+        where = (nothing if scale is None else scale, nothing if offset is None else offset)
+        self.terms = _Quadratic(model, *where) if model.method == "gmm" else _Linear(model, *where)
+        self.weights = self.terms.weights.astype(np.float32)
+        # bound of the rounding error of a float32 dot product (Higham 2002, eq. 3.5), and of its terms
+        self.bound = (self.terms.width + TERM_ROUNDINGS) * np.finfo(np.float32).eps / 2 * np.abs(self.terms.weights)
+        self.numbers = np.arange(1, len(self.weights) + 1, dtype=np.uint8)[:, None]
+        self._rooms = threading.local()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_rooms"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._rooms = threading.local()
+
+    def _room(self, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Terms, scores and lowered scores of n pixels, kept for the next ones: fresh memory costs more than the computation."""
+        kept = getattr(self._rooms, "kept", None)
+        if kept is None or kept[0].shape[1] < n:
+            kept = self._rooms.kept = tuple(np.empty((rows, n), np.float32) for rows in (self.terms.width, *2 * [len(self.weights)]))
+        return kept[0][:, :n], kept[1][:, :n], kept[2][:, :n]
+
+    def __call__(self, stored: np.ndarray, values: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """Fill codes (n,) uint8, 1 for the first cluster; returns the positions of those that float64 has to decide.
+
+        Args:
+            stored: (planes, n), of which the first ones are features.
+            values: (features that are not stored, n) finite float32.
+        """
+        terms, scores, lower = self._room(values.shape[1])
+        self.terms.fill(terms, stored, values)
+        multiply(self.weights, terms, scores)
+        error = (self.bound @ self.terms.magnitude(terms)).astype(np.float32)
+        if error.max() < ALIKE * error.min():
+            # one bound for all saves two passes
+            least = scores.max(axis=0)
+            least -= 2 * error.max()
+        else:
+            least = np.subtract(scores, error[:, None], out=lower).max(axis=0)
+            scores += error[:, None]
+        # a cluster can be the best one if its score reaches what the best one has at least
+        possible = np.greater_equal(scores, least).view(np.uint8)
+        undecided = np.flatnonzero(np.add.reduce(possible, axis=0, dtype=np.uint8) != 1)
+        possible *= self.numbers
+        np.add.reduce(possible, axis=0, dtype=np.uint8, out=codes)
+        return undecided
+
+
 class Assign(Op):
     """Code (1 to k) of the nearest centre or the most likely component of a mixture for every valid pixel. Can be sent to another process.
 
@@ -118,7 +177,7 @@ class Assign(Op):
         self.space = space
         self.model = model
         self.renamed = [each.code for each in model.legend] != list(range(1, len(model.legend) + 1))
-        self.terms = _Quadratic(space, model) if model.method == "gmm" else _Linear(space, model)
+        self.nearest = Nearest(model, space.scale[: space.n_bands], space.offset[: space.n_bands])
 
     def __call__(self, block: Block) -> Block:
         data, valid = np.asarray(block.data), block.all_valid
@@ -136,45 +195,17 @@ class Assign(Op):
 
     def _assign(self, stored: np.ndarray, codes: np.ndarray) -> np.ndarray | None:
         """Fill codes; the result tells which pixels have all their indices defined (None: all)."""
-        (k, width), n_indices = self.terms.weights.shape, len(self.space.formulas)
-        weights = self.terms.weights.astype(np.float32)
-        # bound of the rounding error of a float32 dot product (Higham 2002, eq. 3.5), and of its terms
-        bound = (width + TERM_ROUNDINGS) * np.finfo(np.float32).eps / 2 * np.abs(self.terms.weights)
-        terms = np.empty((width, CHUNK_PX), np.float32)
-        scores = np.empty((k, CHUNK_PX), np.float32)
-        lower = np.empty((k, CHUNK_PX), np.float32)
-        top = np.empty(CHUNK_PX, np.float32)
-        close = np.empty((k, CHUNK_PX), bool)
-        numbers = np.arange(1, k + 1, dtype=np.uint8)[:, None]
-        nothing = np.empty((0, CHUNK_PX), np.float32)
+        defined = np.ones(stored.shape[1], bool) if self.space.formulas else None
         undecided: list[np.ndarray] = []
-        defined = np.ones(stored.shape[1], bool) if n_indices else None
         for start in range(0, stored.shape[1], CHUNK_PX):
             chunk = stored[:, start : start + CHUNK_PX]
-            n = chunk.shape[1]
-            x, s, t, c = terms[:, :n], scores[:, :n], top[:n], close[:, :n]
-            values = nothing[:, :n]
+            values: np.ndarray = np.empty((0, chunk.shape[1]), np.float32)
             if defined is not None:
                 values = self.space.indices_of(chunk, "float32")
                 finite = np.isfinite(values)
-                defined[start : start + n] = finite.all(axis=0)
+                defined[start : start + CHUNK_PX] = finite.all(axis=0)
                 values = np.where(finite, values, np.float32(0))
-            self.terms.fill(x, chunk, values)
-            multiply(weights, x, s)
-            error = (bound @ self.terms.magnitude(x)).astype(np.float32)
-            if error.max() < ALIKE * error.min():
-                # one bound for all saves two passes
-                np.maximum.reduce(s, axis=0, out=t)
-                t -= 2 * error.max()
-            else:
-                np.maximum.reduce(np.subtract(s, error[:, None], out=lower[:, :n]), axis=0, out=t)
-                s += error[:, None]
-            # a class can be the best one if its score reaches what the best one has at least
-            np.greater_equal(s, t, out=c)
-            possible = c.view(np.uint8)
-            undecided.append(start + np.flatnonzero(np.add.reduce(possible, axis=0, dtype=np.uint8) != 1))
-            possible *= numbers
-            np.add.reduce(possible, axis=0, dtype=np.uint8, out=codes[start : start + n])
+            undecided.append(start + self.nearest(chunk, values, codes[start : start + CHUNK_PX]))
         near = np.concatenate(undecided)
         for part in np.array_split(near, -(-len(near) // CHUNK_PX)) if len(near) else ():
             codes[part] = self.model.assign(self.model.scaled(self.space.values(stored[:, part]))) + 1

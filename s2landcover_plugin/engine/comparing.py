@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
-from typing import Sequence
+from typing import Callable, Sequence
 
 import numpy as np
 
@@ -19,6 +20,7 @@ LEAST_SQUARE_PX = 64
 SAMPLES_ACROSS = 4
 """Pixels across a cell of a picture that its mean is taken from, at least."""
 NAMES = ("no change", "change")
+Picture = Callable[[Sequence[np.ndarray]], tuple[list[np.ndarray], np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -70,12 +72,15 @@ class SquareTally:
     def write(self, window: Window, planes: Sequence[np.ndarray] | np.ndarray, valid: np.ndarray) -> None:
         """Count one window of two planes of codes: reference, predicted."""
         reference, predicted = planes
-        columns = np.arange(window.x, window.x + window.width) // self.side
-        rows = np.arange(window.y, window.y + window.height) // self.side
-        squares = rows[:, None] * self.across + columns
-        use = (reference != UNKNOWN) & (predicted != UNKNOWN)
-        pairs = 4 * squares[use] + 2 * (reference[use] == CHANGE) + (predicted[use] == CHANGE)
-        self.counts += np.bincount(pairs, minlength=self.counts.size).reshape(self.counts.shape)
+        # 0 to 8, one for each pair of codes
+        pairs = 3 * np.asarray(reference) + predicted
+        for row in range(window.y // self.side, (window.y + window.height - 1) // self.side + 1):
+            lines = slice(max(row * self.side - window.y, 0), (row + 1) * self.side - window.y)
+            for column in range(window.x // self.side, (window.x + window.width - 1) // self.side + 1):
+                here = pairs[lines, max(column * self.side - window.x, 0) : (column + 1) * self.side - window.x]
+                for truth, found in itertools.product((NO_CHANGE, CHANGE), repeat=2):
+                    counted = np.count_nonzero(here == 3 * truth + found)
+                    self.counts[row * self.across + column, truth - NO_CHANGE, found - NO_CHANGE] += counted
 
     def comparison(self, method: str, is_accuracy: bool, seed: int, mapped: np.ndarray | None = None) -> Comparison:
         """What was counted; with the mapped area (2,) of no change and change also area-adjusted."""
@@ -91,7 +96,13 @@ class Overview:
         step: pixels along a cell's side.
     """
 
-    def __init__(self, grid: Grid, n_planes: int, longest: int) -> None:
+    def __init__(self, grid: Grid, n_planes: int, longest: int, made: Picture | None = None) -> None:
+        """
+        Args:
+            longest: most cells along a side.
+            made: makes what is kept, and where it is valid, from the pixels that are picked; None: they are kept as they are.
+        """
+        self.made = made
         self.step = max(1, -(-max(grid.width, grid.height) // longest))
         self._stride = max(1, self.step // SAMPLES_ACROSS)
         shape = -(-grid.height // self.step), -(-grid.width // self.step)
@@ -105,9 +116,12 @@ class Overview:
             return
         picked = np.s_[..., lines, samples]
         here = np.s_[first_row : first_row + len(rows), first_column : first_column + len(columns)]
-        each_valid = np.broadcast_to(valid[picked], (len(planes), *valid[picked].shape[-2:]))
-        for number, (plane, ok) in enumerate(zip(planes, each_valid)):
-            values = np.where(ok, plane[picked], 0).astype(np.float32)
+        few, valid = [plane[picked] for plane in planes], valid[picked]
+        if self.made is not None:
+            few, valid = self.made(few)
+        each_valid = np.broadcast_to(valid, (len(few), *valid.shape[-2:]))
+        for number, (plane, ok) in enumerate(zip(few, each_valid)):
+            values = np.where(ok, plane, 0).astype(np.float32)
             for target, added in ((self._sums, values), (self._counts, ok.astype(np.float32))):
                 target[number][here] += np.add.reduceat(np.add.reduceat(added, rows, axis=0), columns, axis=1)
 

@@ -22,7 +22,6 @@ from .cost import Stopwatch
 from .errors import EngineError
 from .files import STYLE_SUFFIX, OutputFiles
 from .geotiff import OutputBand, RasterWriter, write_class_table
-from .grid import Window
 from .legend import LegendClass, qml
 from .options import check_options, option
 from .pairs import DatePair, open_pair
@@ -31,12 +30,10 @@ from .progress import Progress
 from .raster import Reader, StackedReader, describe
 from .references import Reference, open_reference
 from .registration import MOTIONS
-from .sampling import NoValidPixel, draw_sample
+from .sampling import CELLS, NoValidPixel, draw_sample
 from .version import VERSION
 
 TITLES = {"ndvi-drop": "NDVI drop", "kmeans": "k-means", "gmm": "Gaussian mixture", "irmad": "IR-MAD"}
-BLOCK_PX = 512
-"""Side of a block: there are some thirty planes for each pixel, the reasons and pictures among them."""
 MOST_SAMPLED = 0.5
 CENSUS = (
     "The reference covers most of the map: it is no sample of it, and the intervals of the area-adjusted figures, which take its pixels "
@@ -243,22 +240,24 @@ class _Both:
 
     def usable(self, stored: np.ndarray) -> np.ndarray:
         """(n,) bool, pixels that are not left out."""
-        return self.space.left_out(stored) == USED
+        return self.space.left_out(self.space.seen(stored)) == USED
 
     def values(self, stored: np.ndarray) -> np.ndarray:
         """(features + planes, n)."""
-        return np.concatenate([self.space.features(stored), stored.astype(np.float64)])
+        return np.concatenate([self.space.features(self.space.seen(stored)), stored.astype(np.float64)])
 
 
 def _fitted(pair: DatePair, options: DetectOptions, progress: Progress) -> list[ChangeRule]:
     where = f"{pair.images[0].path}, {pair.images[1].path}"
     try:
-        sample = draw_sample(pair.reader, _Both(pair.space), options.sample_size, options.seed, progress.part(0, 0.5)).values
+        # a threshold alone needs a look only
+        size, cells = (1000, 4) if set(options.methods) == {"ndvi-drop"} else (options.sample_size, CELLS)
+        sample = draw_sample(pair.reader, _Both(pair.space), size, options.seed, progress.part(0, 0.5), cells).values
     except NoValidPixel as err:
         raise _nothing_left(pair, where, progress) from err
     n = len(pair.space.names)
     features, stored = sample[:, :n], sample[:, n:].T
-    first, second = pair.space.reflectances(stored)
+    first, second = pair.space.reflectances(pair.space.seen(stored))
     if np.array_equal(first, second):
         progress.warn(f"The two dates are the same image as far as was looked ({where}): there is no change to be found.")
     fit = ChangeFit(options.n_clusters, options.ndvi_drop, options.seed)
@@ -277,21 +276,10 @@ def _fitted(pair: DatePair, options: DetectOptions, progress: Progress) -> list[
 def _nothing_left(pair: DatePair, where: str, progress: Progress) -> EngineError:
     """Why no pixel can be compared."""
     tally = ClassTally(pair.grid, len(REASONS))
-    sinks = [_Everywhere(SomePlanes(tally, (Planes(0).reasons,)))]
-    run_blocks(pair.reader, DecideChange(pair.space, (), 0.2), sinks, block_size=BLOCK_PX, progress=progress)
+    run_blocks(pair.reader, DecideChange(pair.space, (), 0.2), [SomePlanes(tally, (Planes(0).reasons,))], progress=progress)
     total = tally.pixels.sum()
     shares = [f"{100 * n / total:.0f} % {reason}" for reason, n in zip(REASONS, tally.pixels) if n]
     return EngineError(f"No pixel can be compared ({', '.join(shares)})", where, "choose dates with clear sky over the same land")
-
-
-@dataclass(frozen=True)
-class _Everywhere:
-    """A sink that hands everything on as valid."""
-
-    sink: Sink
-
-    def write(self, window: Window, planes: Sequence[np.ndarray] | np.ndarray, valid: np.ndarray) -> None:
-        self.sink.write(window, planes, np.ones_like(valid))
 
 
 def _write(run: _Run, outputs: DetectOutputs, paths: DetectOutputs, files: OutputFiles, progress: Progress) -> DetectReport:
@@ -302,12 +290,14 @@ def _write(run: _Run, outputs: DetectOutputs, paths: DetectOutputs, files: Outpu
         readers.append(open_reference(run.inputs.reference, grid, files, outputs.raster, progress.part(0, 0.1)))
         op = op.with_reference()
     tallies = [ClassTally(grid, CHANGE + 1) for _ in run.rules]
-    reasons, overview = ClassTally(grid, len(REASONS)), Overview(grid, len(planes.pictures), OVERVIEW_PX)
+    reasons, overview = ClassTally(grid, len(REASONS)), Overview(grid, op.n_pictures, OVERVIEW_PX, op.pictures)
     truths = [(False, planes.mask), *([(True, planes.reference)] if run.inputs.reference else [])]
-    squares = {(i, is_accuracy): SquareTally(grid) for i in range(planes.m) for is_accuracy, _ in truths}
+    # the NDVI-drop mask agrees with itself
+    compared = [(i, *truth) for i, rule in enumerate(run.rules) for truth in truths if truth[0] or rule.method != "ndvi-drop"]
+    squares = {(i, is_accuracy): SquareTally(grid) for i, is_accuracy, _ in compared}
     sinks: list[Sink] = [SomePlanes(tally, (i,)) for i, tally in enumerate(tallies)]
-    sinks += [_Everywhere(SomePlanes(reasons, (planes.reasons,))), SomePlanes(overview, planes.pictures)]
-    sinks += [SomePlanes(squares[i, is_accuracy], (plane, i)) for i in range(planes.m) for is_accuracy, plane in truths]
+    sinks += [SomePlanes(reasons, (planes.reasons,)), overview]
+    sinks += [SomePlanes(squares[i, is_accuracy], (plane, i)) for i, is_accuracy, plane in compared]
     raster, magnitude = paths.raster, paths.magnitude
     with ExitStack() as open_files:
 
@@ -323,7 +313,7 @@ def _write(run: _Run, outputs: DetectOutputs, paths: DetectOutputs, files: Outpu
             magnitude = str(Path(files.folder(outputs.polygons)) / "magnitude.tif")
         if magnitude:
             write_to(magnitude, [MAGNITUDE_BAND], [planes.magnitude])
-        run_blocks(StackedReader(readers), op, sinks, block_size=BLOCK_PX, progress=progress.part(0.1, 0.7))
+        run_blocks(StackedReader(readers), op, sinks, progress=progress.part(0.1, 0.7))
     _finish_class_raster(raster, outputs, tallies[0], files)
     if outputs.aligned:
         _write_aligned(run, paths.aligned, progress.part(0.7, 0.8))
@@ -365,8 +355,7 @@ def _result(run: _Run, number: int, tally: ClassTally, squares: dict[tuple[int, 
     rule, seed = run.rules[number], run.options.seed
     comparisons = []
     for (i, is_accuracy), counted in squares.items():
-        # the NDVI-drop mask agrees with itself
-        if i != number or (rule.method == "ndvi-drop" and not is_accuracy):
+        if i != number:
             continue
         mapped = tally.hectares[[NO_CHANGE, CHANGE]] if is_accuracy and run.options.area_adjusted else None
         comparisons.append(counted.comparison(rule.method, is_accuracy, seed, mapped))

@@ -8,11 +8,13 @@ more; they are corrected by the share that is lost where nothing changed, as for
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from .errors import EngineError
 from .packages import require
+from .products import multiply
 
 MAX_ROUNDS = 100
 STOP = 1e-4
@@ -55,9 +57,22 @@ class IrMad:
         Args:
             before, after: (n, n_px).
         """
-        variates = self.before.T @ (before - self.before_mean[:, None]) - self.after.T @ (after - self.after_mean[:, None])
+        weights, constant = self._standardized
+        n = len(constant)
+        both = np.empty((2 * n, before.shape[1]), before.dtype)
+        both[:n], both[n:] = before, after
+        variates = np.empty((n, before.shape[1]), before.dtype)
+        multiply(weights.astype(before.dtype), both, variates)
+        variates -= constant[:, None].astype(before.dtype)
+        variates *= variates
+        return np.asarray(variates.sum(axis=0))
+
+    @cached_property
+    def _standardized(self) -> tuple[np.ndarray, np.ndarray]:
+        """(n, 2 n) and (n,): the standardized variates of pixels of both dates are their product less the constant."""
         variance = np.maximum(2 * (1 - self.correlations) / self.consistency, LEAST_VARIANCE)
-        return np.asarray((variates**2 / variance[:, None]).sum(axis=0))
+        weights = np.concatenate([self.before.T, -self.after.T], axis=1) / np.sqrt(variance)[:, None]
+        return weights, weights @ np.concatenate([self.before_mean, self.after_mean])
 
     def limit(self, probability: float) -> float:
         """The chi-square beyond which the probability of no change is smaller than this."""

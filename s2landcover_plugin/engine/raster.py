@@ -44,7 +44,7 @@ READ_DRIVERS = [
     "JPEG",
 ]
 """Formats read. A closed list: GDAL has drivers that run what a file says (WMS, PostGIS, plugins)."""
-CACHE_BYTES = 384 * 2**20
+CACHE_BYTES = 448 * 2**20
 """Blocks that GDAL may keep: two rows of tiles (1024 px) of four bands of a full tile and of a second date take 350 MB."""
 SMALL_CACHE_BYTES = 64 * 2**20
 """Where each block is read once."""
@@ -258,14 +258,20 @@ class RasterReader:
         self._shift: tuple[float, float] | None = None
         if self._offset is None and self.dtype.name in TYPES and resampling in ("nearest", "bilinear", "cubic"):
             self._shift = self._pure_shift(bool(self._moved) or same_crs(self.grid.crs, info.grid.crs))
+        self._forget()
+
+    def _forget(self) -> None:
+        """Nothing is open."""
         self._open = threading.local()
+        self._shared: list[gdal.Dataset] = []
+        self._one_at_a_time = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_open"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_open", "_shared", "_one_at_a_time")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._open = threading.local()
+        self._forget()
 
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """Pixels of a window inside the grid.
@@ -317,7 +323,12 @@ class RasterReader:
         x, y = (math.floor(part) for part in shift)
         more = BEFORE + AFTER
         around = Window(window.x - BEFORE, window.y - BEFORE, window.width + more, window.height + more)
-        known = self._usable_of(*self._read_shifted(around, x, y))
+        # neighbouring windows share tiles: GDAL keeps those of one dataset only for that dataset
+        with self._one_at_a_time:
+            if not self._shared:
+                self._shared.append(open_dataset(self.path))
+            found = self._read_shifted(around, x, y, self._shared[0])
+        known = self._usable_of(*found)
         data, valid = shifted(*known, (shift[0] - x, shift[1] - y), self.resampling, self._nodata)
         across = np.arange(window.x, window.x + window.width) + columns
         down = np.arange(window.y, window.y + window.height) + rows
@@ -325,11 +336,13 @@ class RasterReader:
         valid &= ((down >= 0) & (down < self._file_grid.height))[None, :, None]
         return data, valid
 
-    def _read_shifted(self, window: Window, columns: int, rows: int) -> tuple[np.ndarray, np.ndarray | None]:
+    def _read_shifted(
+        self, window: Window, columns: int, rows: int, dataset: gdal.Dataset | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """Pixels that coincide with the file's; covered (rows, cols) is None where all are inside and unmasked."""
         source = Window(window.x + columns, window.y + rows, window.width, window.height)
         inside = source.clipped(self._file_grid.width, self._file_grid.height)
-        dataset = self._dataset()
+        dataset = dataset or self._dataset()
         if inside == source:
             return self._fetch(dataset, source), self._covered(dataset, source)
         data = np.zeros((len(self.bands), window.height, window.width), self.dtype)

@@ -96,16 +96,19 @@ def sample_cells(grid: Grid, seed: int) -> list[Window]:
     return [cell for _, _, cell in sorted(keyed, key=lambda item: item[:2])]
 
 
-def draw_sample(reader: Reader, space: Space, size: int, seed: int, progress: Progress) -> Sample:
+def draw_sample(reader: Reader, space: Space, size: int, seed: int, progress: Progress, most_cells: int = CELLS) -> Sample:
     """Draw up to `size` valid pixels, spread over the raster in proportion to where valid pixels are.
 
     The same seed, raster and size give the same sample, whatever the file's tiles, the block size or the number of threads.
+
+    Args:
+        most_cells: that are read if they offer enough.
 
     Raises:
         NoValidPixel: the raster has none.
     """
     cells = sample_cells(reader.grid, seed)
-    planned = min(len(cells), CELLS)
+    planned = min(len(cells), most_cells)
     limit = max(1, OVERSUPPLY * math.ceil(size / planned))
     offers: list[np.ndarray] = []
     counts: list[int] = []

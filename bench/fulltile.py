@@ -1,0 +1,222 @@
+"""The plugin on a whole Sentinel-2 tile through qgis_process, against what GDAL alone needs and against other programs.
+
+`python -m bench.fulltile [--size 10980] [--rounds 3] [--only NAME …] [--peers]` (`make bench`, `make bench FULL=1`). In every round the
+cases run one after the other; the figures are medians, those of the plugin without the start of QGIS. Scenes and the table go to
+build/bench.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from osgeo import gdal
+
+from demo.qgis import ROOT, environment, program
+
+from . import peers
+from .measure import Cost, Failed, median, run
+from .scenes import BANDS, FULL, simulate
+
+FOLDER = ROOT / "build" / "bench"
+SHIFT = (1.37, -0.62)
+BAND_MAP = "blue=1,green=2,red=3,nir=4"
+START = "start of QGIS"
+
+
+@dataclass(frozen=True)
+class Case:
+    """Something to measure.
+
+    Attributes:
+        against: the name of the limit or of the other case that it is compared with.
+        most: times the limit that it may take, CPU and wall.
+        most_mb: resident memory that it may take.
+        most_s: CPU seconds that it may take.
+    """
+
+    name: str
+    command: list[str]
+    against: str = ""
+    most: float | None = None
+    most_mb: float | None = None
+    most_s: float | None = None
+    is_plugin: bool = True
+
+
+def algorithm(name: str, **parameters: Any) -> list[str]:
+    """A run of qgis_process."""
+    return [program(), "run", f"s2landcover:{name}", "--", *(f"{key}={value}" for key, value in parameters.items())]
+
+
+def limit(name: str, *arguments: str) -> Case:
+    """What GDAL alone needs."""
+    return Case(name, [sys.executable, "-m", "bench.limit", *arguments], is_plugin=False)
+
+
+def scenes(folder: Path, size: int) -> dict[str, str]:
+    """The scenes, made where they are not there yet."""
+    ten, twenty = BANDS[:4], BANDS[4:]
+    plans: dict[str, dict[str, Any]] = {
+        "tile": {"size": size, "names": ten},
+        "later": {"size": size, "names": ten, "date": 1, "shift": SHIFT},
+        "twenty": {"size": size // 2, "names": twenty, "pixel_m": 20},
+    }
+    paths = {name: str(folder / f"{name}_{size}.tif") for name in plans}
+    for name, plan in plans.items():
+        if not Path(paths[name]).exists():
+            simulate(paths[name] + ".part", **plan)
+            os.replace(paths[name] + ".part", paths[name])
+        raw = plan["size"] ** 2 * 2 * len(plan["names"])
+        print(f"{Path(paths[name]).name}: {raw / 1e6:.0f} MB of pixels, {raw / os.path.getsize(paths[name]):.2f} times smaller", flush=True)
+    return paths
+
+
+def cases(folder: Path, of: dict[str, str]) -> list[Case]:
+    """What is measured, each before its limit: a limit writes what the case has written."""
+    out = {name: str(folder / f"{name}.tif") for name in ("kmeans", "gmm", "indices", "stack", "change", "aligned", "limit")}
+    both = {"BEFORE": of["tile"], "AFTER": of["later"], "BAND_MAP": BAND_MAP, "OUTPUT": out["change"]}
+    one, pair = "read the tile, write classes", "read both dates"
+    clusters = {"INPUT": of["tile"], "N_CLUSTERS": 8}
+    names = "NDVI,NDWI,SAVI,EVI,GNDVI"
+    change = {"ndvi-drop": 1.6, "irmad": 2.5, "ndvi-drop,kmeans,gmm,irmad": 5.0}
+    return [
+        Case(START, [program(), "help", "s2landcover:classareas"], is_plugin=False),
+        Case("k-means, k = 8", algorithm("clusterraster", **clusters, METHOD="kmeans", OUTPUT=out["kmeans"]), one, 1.3, 600),
+        Case("Gaussian mixture, k = 8", algorithm("clusterraster", **clusters, METHOD="gmm", OUTPUT=out["gmm"]), one, 1.7, 600),
+        limit(one, of["tile"], "--result", out["kmeans"], out["limit"]),
+        Case(
+            "choice of k, 2 to 15",
+            algorithm("clusterselection", INPUT=of["tile"], K_MIN=2, K_MAX=15, SAMPLE_SIZE=50000, OUTPUT_TABLE=folder / "k.csv"),
+            most_s=15,
+        ),
+        Case(
+            "five indices",
+            algorithm("spectralindices", INPUT=of["tile"], INDICES=names, OUTPUT=out["indices"]),
+            "read the tile, write five indices",
+            1.4,
+        ),
+        limit("read the tile, write five indices", of["tile"], "--result", out["indices"], out["limit"]),
+        Case(
+            "stack of 4 + 6 bands",
+            [*algorithm("bandstack", OUTPUT=out["stack"]), f"INPUTS={of['tile']}", f"INPUTS={of['twenty']}"],
+            "gdalbuildvrt + gdal_translate",
+            1.4,
+        ),
+        limit("gdalbuildvrt + gdal_translate", "--stack", of["tile"], of["twenty"], "--result", out["stack"], out["limit"]),
+        *(
+            Case(f"change, {methods}", algorithm("detectchange", **both, METHODS=methods), pair, most, 1500)
+            for methods, most in change.items()
+        ),
+        limit(pair, of["tile"], of["later"]),
+        Case(
+            "align",
+            algorithm("alignrasters", REFERENCE=of["tile"], INPUT=of["later"], OUTPUT=out["aligned"]),
+            "read a date, write it aligned",
+        ),
+        limit("read a date, write it aligned", of["later"], "--result", out["aligned"], out["limit"]),
+    ]
+
+
+def measured(todo: list[Case], rounds: int) -> dict[str, Cost]:
+    """Medians, those of the plugin without the start of QGIS."""
+    env, costs = environment(), {case.name: list[Cost]() for case in todo}
+    for number in range(rounds):
+        for case in todo:
+            try:
+                costs[case.name].append(run(case.command, env))
+            except Failed as err:
+                print(err, file=sys.stderr)
+                continue
+            cost = costs[case.name][-1]
+            print(f"  {number + 1}: {case.name}: {cost.wall:.2f} s, {cost.cpu:.2f} CPU s, {cost.peak_mb:.0f} MB", flush=True)
+    found = {name: median(each) for name, each in costs.items() if each}
+    start = found.get(START)
+    plugin = {case.name for case in todo if case.is_plugin}
+    return {name: cost - start if start and name in plugin else cost for name, cost in found.items()}
+
+
+def table(todo: list[Case], found: dict[str, Cost]) -> str:
+    """All figures beside their targets, as Markdown."""
+    lines = ["| | wall s | CPU s | MB | x wall | x CPU | target | |", "| --- | --- | --- | --- | --- | --- | --- | --- |"]
+    for case in todo:
+        cost = found.get(case.name)
+        if cost is None:
+            lines.append(f"| {case.name} | failed | | | | | | |")
+            continue
+        limits = found.get(case.against)
+        ratios = ["", ""] if limits is None else [f"{cost.wall / limits.wall:.2f}", f"{cost.cpu / limits.cpu:.2f}"]
+        wanted = [f"<= {case.most:g} x"] if case.most else []
+        wanted += [f"<= {case.most_mb:g} MB"] if case.most_mb else []
+        wanted += [f"<= {case.most_s:g} CPU s"] if case.most_s else []
+        missed = []
+        if case.most and limits is not None:
+            missed += [name for name, ratio in (("wall", cost.wall / limits.wall), ("CPU", cost.cpu / limits.cpu)) if ratio > case.most]
+        missed += ["memory"] if case.most_mb and cost.peak_mb > case.most_mb else []
+        missed += ["CPU"] if case.most_s and cost.cpu > case.most_s else []
+        verdict = ("missed: " + ", ".join(missed) if missed else "met") if wanted else ""
+        figures = [f"{cost.wall:.2f}", f"{cost.cpu:.2f}", f"{cost.peak_mb:.0f}", *ratios]
+        lines.append(f"| {case.name} | {' | '.join(figures)} | {', '.join(wanted)} | {verdict} |")
+    return "\n".join(lines)
+
+
+def versions() -> str:
+    """What it was measured with."""
+    import sklearn
+
+    said = run([program(), "--version"], environment()).said.splitlines()
+    qgis = next((line.split(" '")[0] for line in said if line.startswith("QGIS 3")), "QGIS")
+    parts = [f"{os.cpu_count()} cores", f"Python {platform.python_version()}", f"GDAL {gdal.__version__}", f"NumPy {np.__version__}"]
+    return ", ".join([*parts, f"scikit-learn {sklearn.__version__}", qgis])
+
+
+def peer_cases(folder: Path, of: dict[str, str], size: int) -> list[Case]:
+    """Other programs on a quarter of the tile, and the plugin on the same."""
+    side = size // 2
+    crop = str(folder / f"crop_{side}.tif")
+    if not Path(crop).exists():
+        options = ["TILED=YES", "BLOCKXSIZE=1024", "BLOCKYSIZE=1024", "COMPRESS=DEFLATE", "PREDICTOR=2", "INTERLEAVE=BAND"]
+        window = [size // 4, size // 4, side, side]
+        gdal.Translate(crop, of["tile"], srcWin=window, creationOptions=options)
+    own = [
+        Case(f"plugin, {method}", algorithm("clusterraster", INPUT=crop, N_CLUSTERS=8, METHOD=method, OUTPUT=folder / f"{method}_crop.tif"))
+        for method in ("kmeans", "gmm")
+    ]
+    others = [
+        Case(name, command, "plugin, gmm" if "GMM" in name or "Bayes" in name else "plugin, kmeans", is_plugin=False)
+        for name, command in peers.commands(crop, folder).items()
+    ]
+    return [Case(START, [program(), "help", "s2landcover:classareas"], is_plugin=False), *own, *others]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--size", type=int, default=FULL)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--peers", action="store_true")
+    arguments = parser.parse_args()
+    gdal.UseExceptions()
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    os.chdir(ROOT)
+    of = scenes(FOLDER, arguments.size)
+    todo = peer_cases(FOLDER, of, arguments.size) if arguments.peers else cases(FOLDER, of)
+    if arguments.only:
+        wanted = [case for case in todo if any(text in case.name for text in arguments.only)]
+        needed = {case.against for case in wanted} | {START}
+        todo = [case for case in todo if case in wanted or case.name in needed]
+    figures = table(todo, measured(todo, arguments.rounds))
+    text = f"{arguments.size} x {arguments.size} px, {arguments.rounds} rounds; {versions()}\n\n{figures}\n"
+    print("\n" + text)
+    (FOLDER / f"table_{arguments.size}{'_peers' if arguments.peers else ''}.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()
