@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from osgeo import gdal
 
-from s2landcover_plugin.engine.grid import Window
+from s2landcover_plugin.engine.grid import Grid, Window
 from s2landcover_plugin.engine.raster import RasterReader, describe
-from s2landcover_plugin.engine.shifting import shift_between, taps
+from s2landcover_plugin.engine.shifting import lattice_between, taps
 
 from .conftest import write_raster
 
@@ -55,14 +55,15 @@ def warped(path: str, grid, method: str) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
 @pytest.mark.parametrize("method", ["cubic", "bilinear"])
 @pytest.mark.parametrize("holes", [False, True])
-def test_shifts_give_the_pixels_of_gdal(tmp_path, dtype, method, holes):
+@pytest.mark.parametrize("factor", [1, 2])
+def test_places_between_pixels_have_the_values_of_gdal(tmp_path, dtype, method, holes, factor):
     source = write_raster(tmp_path / "s.tif", scene(dtype, holes), nodata=0 if holes else None)
     info = describe(source)
     x0, dx, _, y0, _, dy = info.grid.geotransform
     for x, y in SHIFTS:
-        grid = replace(info.grid, geotransform=(x0 + x * dx, dx, 0, y0 + y * dy, 0, dy))
+        grid = Grid(info.grid.crs, (x0 + x * dx, dx / factor, 0, y0 + y * dy, 0, dy / factor), 120, 90)
         reader = RasterReader(info, grid=grid, resampling=method)
-        assert reader._shift == pytest.approx((x, y), abs=1e-6)
+        assert reader._lattice is not None and reader._lattice.factor == factor
         data, valid = reader.read(Window(0, 0, grid.width, grid.height))
         expected, known = warped(source, grid, method)
         np.testing.assert_array_equal(valid, known)
@@ -89,11 +90,30 @@ def test_nearest_takes_whole_pixels(tmp_path):
     assert not valid[:, :2].any() and not valid[:, :, -2:].any()
 
 
+def test_nearest_of_finer_pixels(tmp_path):
+    data = scene("uint8", True)
+    source = write_raster(tmp_path / "s.tif", data, nodata=0)
+    info = describe(source)
+    x0, dx, _, y0, _, dy = info.grid.geotransform
+    grid = Grid(info.grid.crs, (x0, dx / 2, 0, y0, 0, dy / 2), 240, 180)
+    found, valid = RasterReader(info, grid=grid, resampling="nearest").read(Window(0, 0, 240, 180))
+    np.testing.assert_array_equal(found, data.repeat(2, axis=1).repeat(2, axis=2))
+    np.testing.assert_array_equal(valid, found > 0)
+
+
 def test_other_grids_are_no_shift(tmp_path):
     info = describe(write_raster(tmp_path / "s.tif", scene("uint16", False)))
     x0, dx, _, y0, _, dy = info.grid.geotransform
-    for transform in ((x0, dx * 1.001, 0, y0, 0, dy), (x0, dx, 0.001 * dx, y0, 0, dy), (x0, dx, 0, y0, 0, -dy)):
-        assert shift_between(info.grid, transform, 120, 90) is None
+    turned = (x0, dx, 0.001 * dx, y0, 0, dy), (x0, dx, 0, y0, 0, -dy)
+    for transform in (
+        *turned,
+        (x0, dx * 1.001, 0, y0, 0, dy),
+        (x0, dx / 2, 0, y0, 0, dy / 2),
+        (x0, dx * 6, 0, y0, 0, dy * 6),
+        (x0, dx, 0.001 * dx, y0, 0, dy),
+        (x0, dx, 0, y0, 0, -dy),
+    ):
+        assert lattice_between(info.grid, transform, 120, 90) is None
 
 
 def test_cubic_weights_are_those_of_keys():

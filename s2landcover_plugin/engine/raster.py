@@ -14,7 +14,7 @@ from .crs import quiet_gdal, same_crs, source_pixels_per_pixel
 from .errors import EngineError
 from .grid import Grid, Window
 from .legend import LegendClass
-from .shifting import AFTER, BEFORE, TYPES, shift_between, shifted
+from .shifting import AFTER, BEFORE, TYPES, Lattice, between, lattice_between
 
 GDAL_TYPES = {
     "uint8": gdal.GDT_Byte,
@@ -255,9 +255,9 @@ class RasterReader:
         coincides = self._moved is None and same_crs(self.grid.crs, info.grid.crs)
         self._offset = self.grid.offset_in(info.grid) if coincides else None
         self._file_grid = info.grid
-        self._shift: tuple[float, float] | None = None
+        self._lattice: Lattice | None = None
         if self._offset is None and self.dtype.name in TYPES and resampling in ("nearest", "bilinear", "cubic"):
-            self._shift = self._pure_shift(bool(self._moved) or same_crs(self.grid.crs, info.grid.crs))
+            self._lattice = self._own_lattice(bool(self._moved) or same_crs(self.grid.crs, info.grid.crs))
         self._forget()
 
     def _forget(self) -> None:
@@ -282,8 +282,8 @@ class RasterReader:
         Raises:
             EngineError: the file is damaged or no longer there.
         """
-        if self._shift is not None:
-            return self._read_between(window, self._shift)
+        if self._lattice is not None:
+            return self._read_between(window, self._lattice)
         if self._offset is None:
             return self._usable_of(*self._read_warped(window))
         return self._usable_of(*self._read_shifted(window, *self._offset))
@@ -309,32 +309,27 @@ class RasterReader:
             and ((y + window.height) % down == 0 or y + window.height >= self._file_grid.height)
         )
 
-    def _pure_shift(self, is_same_crs: bool) -> tuple[float, float] | None:
-        """The shift between the grid and the file, if it is all there is between them."""
+    def _own_lattice(self, is_same_crs: bool) -> Lattice | None:
+        """How the grid lies between the pixels of the file, if it is not turned and no coarser."""
         if not is_same_crs or not self.grid.crs and self._moved is None:
             return None
-        return shift_between(self.grid, self._moved or self._file_grid.geotransform, self._file_grid.width, self._file_grid.height)
+        return lattice_between(self.grid, self._moved or self._file_grid.geotransform, self._file_grid.width, self._file_grid.height)
 
-    def _read_between(self, window: Window, shift: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels at places between those of the file; valid where the place lies inside it."""
-        columns, rows = (math.floor(part + 0.5 + 1e-10) for part in shift)
-        if self.resampling == "nearest":
-            return self._usable_of(*self._read_shifted(window, columns, rows))
-        x, y = (math.floor(part) for part in shift)
-        more = BEFORE + AFTER
-        around = Window(window.x - BEFORE, window.y - BEFORE, window.width + more, window.height + more)
+    def _read_between(self, window: Window, lattice: Lattice) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels at places between those of the file; valid where the nearest one is."""
+        rows, columns = lattice.places(window.y, window.height, "y"), lattice.places(window.x, window.width, "x")
+        x, y = math.floor(columns[0]) - BEFORE, math.floor(rows[0]) - BEFORE
+        around = Window(x, y, math.floor(columns[-1]) + AFTER + 1 - x, math.floor(rows[-1]) + AFTER + 1 - y)
         # neighbouring windows share tiles: GDAL keeps those of one dataset only for that dataset
         with self._one_at_a_time:
             if not self._shared:
                 self._shared.append(open_dataset(self.path))
-            found = self._read_shifted(around, x, y, self._shared[0])
+            found = self._read_shifted(around, 0, 0, self._shared[0])
         known = self._usable_of(*found)
-        data, valid = shifted(*known, (shift[0] - x, shift[1] - y), self.resampling, self._nodata)
-        across = np.arange(window.x, window.x + window.width) + columns
-        down = np.arange(window.y, window.y + window.height) + rows
-        valid &= ((across >= 0) & (across < self._file_grid.width))[None, None, :]
-        valid &= ((down >= 0) & (down < self._file_grid.height))[None, :, None]
-        return data, valid
+        if self.resampling == "nearest":
+            nearest = np.ix_(*(np.floor(places + 0.5 + 1e-10).astype(int) - start for places, start in ((rows, y), (columns, x))))
+            return known[0][(slice(None), *nearest)], known[1][(slice(None), *nearest)]
+        return between(*known, rows - y, columns - x, lattice.factor, self.resampling, self._nodata)
 
     def _read_shifted(
         self, window: Window, columns: int, rows: int, dataset: gdal.Dataset | None = None
@@ -364,14 +359,16 @@ class RasterReader:
         return self._fetch(dataset, window, mask=True)[0] > 0 if self._has_mask else None
 
     def _read_warped(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
-        if not hasattr(self._open, "warped"):
-            self._open.warped = self._warp()
         # GDAL warps to north-up grids only: other grids are read from the mirrored place
         _, width, _, _, _, height = self.grid.geotransform
         x = window.x if width > 0 else self.grid.width - window.x - window.width
         y = window.y if height < 0 else self.grid.height - window.y - window.height
         there = Window(x, y, window.width, window.height)
-        planes = self._fetch(self._open.warped, there, list(range(1, len(self.bands) + 2)))
+        # as in _read_between; a warp whose blocks another thread pushes out of the cache is done again for every band
+        with self._one_at_a_time:
+            if not self._shared:
+                self._shared += self._warp()
+            planes = self._fetch(self._shared[0], there, list(range(1, len(self.bands) + 2)))
         planes = planes[:, :: -1 if height > 0 else 1, :: -1 if width < 0 else 1]
         return planes[:-1], planes[-1] > 0
 
@@ -398,9 +395,9 @@ class RasterReader:
             self._open.dataset = open_dataset(self.path)
         return self._open.dataset
 
-    def _warp(self) -> gdal.Dataset:
-        """A VRT of the bands on the target grid, with an alpha band behind them that tells where there is data."""
-        source = self._dataset()
+    def _warp(self) -> list[gdal.Dataset]:
+        """A VRT of the bands on the target grid, with an alpha band behind them that tells where there is data; then what it refers to."""
+        source = open_dataset(self.path)
         if bool(self.grid.crs) != bool(source.GetProjection()) or not self.grid.crs and self._moved is None:
             raise EngineError("The raster has no coordinate reference system and lies on another grid", self.path, "assign its CRS first")
         stated = [n is not None for n in self._nodata]
@@ -434,8 +431,7 @@ class RasterReader:
                 warped = None
         if warped is None:
             raise EngineError(f"The raster cannot be brought to the output's grid ({gdal_reason()})", self.path, "check its CRS")
-        self._open.chosen = chosen  # the warped VRT refers to it
-        return warped
+        return [warped, chosen, source]
 
 
 def _usable(plane: np.ndarray, nodata: float | None, ok: np.ndarray) -> None:

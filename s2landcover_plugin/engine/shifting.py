@@ -1,8 +1,12 @@
-"""Images between their pixels: resampling by a shift alone, which is separable and takes a fraction of the time of a general warp."""
+"""Images between their pixels: resampling by a shift, or to a fraction of the pixel size, by separable kernels.
+
+That takes a twentieth of the time of a general warp (docs/performance.md).
+"""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Sequence
 
 import numpy as np
@@ -16,23 +20,43 @@ TYPES = ("uint8", "uint16", "int16", "float32")
 """Types that float32 holds exactly."""
 STRIP_ROWS = 64
 """Rows filtered at once: those of a block of 1024 px stay in the second-level cache."""
+LARGEST_FACTOR = 2
+"""20 m to 10 m. Of 60 m to 10 m many values lie exactly between two whole numbers, and only GDAL rounds them as GDAL does."""
 SAME_SIZE = 1e-4
 """Pixels by which a place may err at the far end of the image, for two pixel sizes to be the same."""
 
 
-def shift_between(grid: Grid, geotransform: Sequence[float], width: int, height: int) -> tuple[float, float] | None:
-    """(x, y) with: pixel of the grid + shift = place in the image, both counted from pixel centres; None if there is more than a shift.
+@dataclass(frozen=True)
+class Lattice:
+    """How the pixels of a grid lie between those of an image.
 
-    Args:
-        geotransform: of the image, width and height pixels large.
+    Attributes:
+        factor: pixels of the grid across one of the image.
+        x, y: where the grid begins, pixels of the image from the image's own edge.
     """
+
+    factor: int
+    x: float
+    y: float
+
+    def places(self, start: int, count: int, axis: str) -> np.ndarray:
+        """(count,) places of pixel centres of the grid from pixel `start` on, in pixels of the image counted from its first centre."""
+        begins = self.x if axis == "x" else self.y
+        return np.asarray((np.arange(start, start + count) + 0.5) / self.factor - 0.5 + begins)
+
+
+def lattice_between(grid: Grid, geotransform: Sequence[float], width: int, height: int) -> Lattice | None:
+    """The lattice of a grid in an image, width x height pixels large; None if they are turned or no whole number of pixels fits."""
     x0, dx, turn_x, y0, turn_y, dy = geotransform
     left, across, _, top, _, down = grid.geotransform
+    factor = round(abs(dx / across))
+    if not 1 <= factor <= LARGEST_FACTOR:
+        return None
     longest = max(width, height, grid.width, grid.height)
-    error = max(abs(turn_x), abs(turn_y), abs(across - dx), abs(down - dy)) * longest
+    error = max(abs(turn_x), abs(turn_y), abs(across * factor - dx), abs(down * factor - dy)) * longest
     if error > SAME_SIZE * min(abs(dx), abs(dy)):
         return None
-    return (left - x0) / dx, (top - y0) / dy
+    return Lattice(factor, (left - x0) / dx, (top - y0) / dy)
 
 
 def taps(fraction: float, method: str) -> np.ndarray:
@@ -46,6 +70,42 @@ def taps(fraction: float, method: str) -> np.ndarray:
     near = (1.5 * distance - 2.5) * distance**2 + 1
     far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
     return np.where(distance <= 1, near, np.where(distance < 2, far, 0))
+
+
+def between(
+    data: np.ndarray, valid: np.ndarray, rows: np.ndarray, columns: np.ndarray, factor: int, method: str, nodata: Sequence[float | None]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Planes at places between their pixels, `factor` places a pixel.
+
+    Args:
+        data, valid: (bands, …, …), from BEFORE pixels before that of the first place to AFTER behind that of the last.
+        rows, columns: places, pixels from the centre of the first pixel of data.
+        method: `bilinear` or `cubic`.
+        nodata: of each band; None for none.
+
+    Returns:
+        data and valid, (bands, rows, columns).
+    """
+    if factor == 1:
+        return _phase(data, valid, rows, columns, method, nodata)
+    result = np.empty((len(data), len(rows), len(columns)), data.dtype)
+    usable = np.empty(result.shape, bool)
+    for down in range(min(factor, len(rows))):
+        for across in range(min(factor, len(columns))):
+            # every factor-th place lies alike between its pixels
+            here = np.s_[:, down::factor, across::factor]
+            result[here], usable[here] = _phase(data, valid, rows[down::factor], columns[across::factor], method, nodata)
+    return result, usable
+
+
+def _phase(
+    data: np.ndarray, valid: np.ndarray, rows: np.ndarray, columns: np.ndarray, method: str, nodata: Sequence[float | None]
+) -> tuple[np.ndarray, np.ndarray]:
+    """As between, for places one pixel apart."""
+    y, x = math.floor(rows[0]), math.floor(columns[0])
+    more = BEFORE + AFTER
+    here = np.s_[:, y - BEFORE : y - BEFORE + len(rows) + more, x - BEFORE : x - BEFORE + len(columns) + more]
+    return shifted(data[here], valid[here], (float(columns[0]) - x, float(rows[0]) - y), method, nodata)
 
 
 def shifted(
@@ -66,8 +126,10 @@ def shifted(
         data and valid, (bands, rows, cols), in the type of the input.
     """
     rows, columns = data.shape[1] - BEFORE - AFTER, data.shape[2] - BEFORE - AFTER
-    kernels = [taps(part, method).astype(np.float32) for part in fraction]
-    linear = [taps(part, "bilinear").astype(np.float32) for part in fraction]
+    # halves and quarters of a pixel give values that lie exactly between two whole numbers: float64 tells them from others
+    kind = np.float64 if method == "cubic" and all(4 * part == round(4 * part) for part in fraction) else np.float32
+    kernels = [taps(part, method).astype(kind) for part in fraction]
+    linear = [taps(part, "bilinear").astype(kind) for part in fraction]
     result = np.empty((len(data), rows, columns), data.dtype)
     x, y = (BEFORE + math.floor(part + 0.5) for part in fraction)
     usable: np.ndarray = valid[:, y : y + rows, x : x + columns].copy()
@@ -77,26 +139,29 @@ def shifted(
             here = slice(top, top + STRIP_ROWS)
             more = slice(top, min(top + STRIP_ROWS, rows) + BEFORE + AFTER)
             # twice as fast as to let OpenCV filter whole numbers
-            values = plane[more].astype(np.float32)
+            values = plane[more].astype(kind)
             found = _filtered(values, kernels) if complete else _filtered_around(values, ok[more], known[here], kernels, linear)
             if target.dtype.kind in "iu":
                 limits = np.iinfo(target.dtype)
-                np.rint(found, out=found)
-                np.maximum(found, np.float32(limits.min), out=found)
-                np.minimum(found, np.float32(limits.max), out=found)
+                # halves up, as GDAL rounds
+                found += kind(0.5)
+                np.floor(found, out=found)
+                np.maximum(found, kind(limits.min), out=found)
+                np.minimum(found, kind(limits.max), out=found)
             target[here] = found
         if missing is not None and math.isfinite(missing):
             hit = target == target.dtype.type(missing)
             if hit.any():
                 target[hit] += target.dtype.type(1)
+        if not complete:
+            target[~known] = 0 if missing is None else missing
     return result, usable
 
 
 def _filtered(values: np.ndarray, kernels: list[np.ndarray]) -> np.ndarray:
-    """(rows + 3, cols + 3) filtered along both axes: (rows, cols) float32."""
-    cv2 = require("cv2")
+    """(rows + 3, cols + 3) filtered along both axes: (rows, cols) of the same type."""
     more = BEFORE + AFTER
-    return np.asarray(cv2.sepFilter2D(values, cv2.CV_32F, *kernels, anchor=(0, 0))[:-more, :-more])
+    return np.asarray(require("cv2").sepFilter2D(values, -1, *kernels, anchor=(0, 0))[:-more, :-more])
 
 
 def _filtered_around(
@@ -107,6 +172,6 @@ def _filtered_around(
     if ok.all():
         return _filtered(values, kernels)
     values[~ok] = 0
-    four = _filtered(values, linear) / np.where(known, _filtered(ok.astype(np.float32), linear), 1)
+    four = _filtered(values, linear) / np.where(known, _filtered(ok.astype(values.dtype), linear), 1)
     complete = cv2.erode(ok.astype(np.uint8), np.ones((4, 4), np.uint8), anchor=(0, 0))[: known.shape[0], : known.shape[1]] > 0
     return np.where(complete, _filtered(values, kernels), four)
