@@ -79,6 +79,24 @@ def test_places_between_pixels_have_the_values_of_gdal(tmp_path, dtype, method, 
             np.testing.assert_array_equal(ok, valid[here])
 
 
+@pytest.mark.parametrize("method", ["nearest", "bilinear", "cubic"])
+@pytest.mark.parametrize("error", [-1e-9, -1e-12, 0.0, 1e-12, 1e-9])
+def test_whole_shifts_with_rounding_errors(tmp_path, method, error):
+    data = scene("uint16", True)
+    source = write_raster(tmp_path / "s.tif", data, nodata=0)
+    info = describe(source)
+    x0, dx, _, y0, _, dy = info.grid.geotransform
+    moved = (x0 + (3 + error) * dx, dx, 0, y0 + (2 + error) * dy, 0, dy)
+    reader = RasterReader(info, resampling=method, geotransform=moved)
+    for window in (Window(0, 0, 120, 90), Window(7, 11, 64, 1), Window(119, 89, 1, 1)):
+        found, valid = reader.read(window)
+        expected = np.zeros_like(data)
+        expected[:, 2:, 3:] = data[:, :-2, :-3]
+        expected = expected[:, window.y : window.y + window.height, window.x : window.x + window.width]
+        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(valid, expected > 0)
+
+
 def test_nearest_takes_whole_pixels(tmp_path):
     data = scene("uint16", True)
     source = write_raster(tmp_path / "s.tif", data, nodata=0)

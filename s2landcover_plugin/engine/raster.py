@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from dataclasses import dataclass
 from typing import Any, Protocol, Sequence
@@ -14,7 +13,7 @@ from .crs import quiet_gdal, same_crs, source_pixels_per_pixel
 from .errors import EngineError
 from .grid import Grid, Window
 from .legend import LegendClass
-from .shifting import AFTER, BEFORE, TYPES, Lattice, between, lattice_between
+from .shifting import TYPES, Lattice, between, lattice_between
 
 GDAL_TYPES = {
     "uint8": gdal.GDT_Byte,
@@ -318,8 +317,8 @@ class RasterReader:
     def _read_between(self, window: Window, lattice: Lattice) -> tuple[np.ndarray, np.ndarray]:
         """Pixels at places between those of the file; valid where the nearest one is."""
         rows, columns = lattice.places(window.y, window.height, "y"), lattice.places(window.x, window.width, "x")
-        x, y = math.floor(columns[0]) - BEFORE, math.floor(rows[0]) - BEFORE
-        around = Window(x, y, math.floor(columns[-1]) + AFTER + 1 - x, math.floor(rows[-1]) + AFTER + 1 - y)
+        (x, width), (y, height) = lattice.needed(columns), lattice.needed(rows)
+        around = Window(x, y, width, height)
         # neighbouring windows share tiles: GDAL keeps those of one dataset only for that dataset
         with self._one_at_a_time:
             if not self._shared:

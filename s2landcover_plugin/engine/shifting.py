@@ -44,6 +44,13 @@ class Lattice:
         begins = self.x if axis == "x" else self.y
         return np.asarray((np.arange(start, start + count) + 0.5) / self.factor - 0.5 + begins)
 
+    def needed(self, places: np.ndarray) -> tuple[int, int]:
+        """First pixel of the image that places along one axis need, and how many from there."""
+        phases = range(min(self.factor, len(places)))
+        first = math.floor(places[0]) - BEFORE
+        # as _phase counts them, whatever the last digits of a place further on are
+        return first, max(math.floor(places[k]) + len(places[k :: self.factor]) for k in phases) + AFTER - first
+
 
 def lattice_between(grid: Grid, geotransform: Sequence[float], width: int, height: int) -> Lattice | None:
     """The lattice of a grid in an image, width x height pixels large; None if they are turned or no whole number of pixels fits."""
