@@ -34,9 +34,8 @@ def mixture(means, covariances, shift, spread) -> tuple[FeatureSpace, ClusterMod
     features = tuple(Feature(f"b{i}") for i in range(n))
     legend = tuple(LegendClass(code, "", (0, 0, 0)) for code in range(1, k + 1))
     space = FeatureSpace(features, np.full(n, 1e-4), np.full(n, -0.1), {})
-    return space, ClusterModel(
-        features, means, shift, spread, "standard", legend, np.arange(1, k + 1) / sum(range(1, k + 1)), covariances, "gmm"
-    )
+    weights = np.full(k, 1 / k)
+    return space, ClusterModel(features, means, shift, spread, "standard", legend, weights, covariances, "gmm")
 
 
 @pytest.mark.parametrize("n", [1, 4, 10])
