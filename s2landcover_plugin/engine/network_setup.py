@@ -367,7 +367,7 @@ class _Samples:
             block = read_block(self.reader, window)
             share = float(block.valid.all(axis=0).mean())
             if best is None or share > best[0]:
-                best = share, np.asarray(block.data), block.valid.all(axis=0)
+                best = share, np.asarray(block.data), np.asarray(block.valid.all(axis=0))
             if share > 0.9:
                 break
         if best is None or not best[2].any():

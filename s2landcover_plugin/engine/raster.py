@@ -326,8 +326,9 @@ class RasterReader:
             found = self._read_shifted(around, 0, 0, self._shared[0])
         known = self._usable_of(*found)
         if self.resampling == "nearest":
-            nearest = np.ix_(*(np.floor(places + 0.5 + 1e-10).astype(int) - start for places, start in ((rows, y), (columns, x))))
-            return known[0][(slice(None), *nearest)], known[1][(slice(None), *nearest)]
+            down = np.floor(rows + 0.5 + 1e-10).astype(int)[:, None] - y
+            across = np.floor(columns + 0.5 + 1e-10).astype(int) - x
+            return known[0][:, down, across], known[1][:, down, across]
         return between(*known, rows - y, columns - x, lattice.factor, self.resampling, self._nodata)
 
     def _read_shifted(
