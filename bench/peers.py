@@ -15,6 +15,7 @@ from osgeo import gdal, ogr
 
 K, ITERATIONS = 8, 10
 GRASS = """
+set -e
 r.external -o input={scene} output=b && g.region raster=b.1
 for band in $(g.list raster pattern='b.*'); do r.null map=$band setnull=0 || true; done
 i.group group=g subgroup=g input=$(g.list raster pattern='b.*' separator=comma)
