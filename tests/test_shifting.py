@@ -45,6 +45,7 @@ def warped(path: str, grid, method: str) -> tuple[np.ndarray, np.ndarray]:
             resampleAlg=method,
             dstAlpha=True,
             errorThreshold=0,
+            outputType=gdal.GDT_Float64,
         )
         both = done.ReadAsArray()
         planes.append(both[0])
@@ -67,10 +68,13 @@ def test_places_between_pixels_have_the_values_of_gdal(tmp_path, dtype, method, 
         data, valid = reader.read(Window(0, 0, grid.width, grid.height))
         expected, known = warped(source, grid, method)
         np.testing.assert_array_equal(valid, known)
-        # GDAL adds the sixteen products in another order and rounds halves up
-        allowed = 1e-5 if dtype == "float32" else 1
-        difference = np.abs(data.astype(float) - expected)[valid]
-        assert difference.max() <= allowed and np.count_nonzero(difference > 1e-5) < 1e-2 * difference.size
+        if dtype != "float32":
+            limits = np.iinfo(dtype)
+            # what would be nodata is one more; 0.01 DN for the order of the sums in float32
+            expected = np.clip(expected, 1 if holes and limits.min == 0 else limits.min, limits.max)
+        allowed = 1e-5 if dtype == "float32" else 0.51
+        difference = np.abs(data - expected)[valid & ((data != 1) | (dtype != "int16"))]
+        assert difference.max() <= allowed
         # windows do not matter
         parts = [reader.read(Window(left, top, 40, 30)) for top in range(0, 90, 30) for left in range(0, 120, 40)]
         for number, (part, ok) in enumerate(parts):
