@@ -144,6 +144,15 @@ class Understood:
         crop = self.output.crop
         return np.pad(scores, ((0, 0), (0, 0), (crop, crop), (crop, crop))) if crop else scores
 
+    def classes(self, answers: np.ndarray) -> np.ndarray:
+        """Numbers of classes (…, rows, cols), from 0, of answers (…, classes, rows, cols)."""
+        if self.output.kind == "index":
+            numbers = answers[..., 0, :, :]
+            return np.rint(numbers) if numbers.dtype.kind == "f" else numbers
+        if answers.shape[-3] == 2 and self.output.kind in ("sigmoid", "probability"):
+            return np.asarray(answers[..., 1, :, :] >= self.threshold, np.int64)
+        return np.asarray(answers.argmax(axis=-3))
+
 
 class Segment(Op):
     """Class of every pixel; if wanted the probability of each class, entropy and margin. Can be sent to another process.
@@ -255,7 +264,7 @@ class Segment(Op):
     def _planes(self, found: np.ndarray, inner: np.ndarray, window: Window) -> Block:
         dtype = self.outputs[0].dtype
         if self.model.output.kind == "index":
-            numbers = np.rint(found[0]) if found.dtype.kind == "f" else found[0]
+            numbers = self.model.classes(found)
             known = inner & (numbers >= 0)
             most = self.n_codes
             if (numbers[known] >= most).any():
@@ -265,11 +274,7 @@ class Segment(Op):
         if not np.isfinite(found[:, inner]).all():
             fix = "check SCALE and BANDS: such values come from input that the network does not know, or from float16"
             raise EngineError("The model gives values that are not numbers", f"{self.model.network.path}, {window}", fix)
-        if len(found) == 2 and self.model.output.kind in ("sigmoid", "probability"):
-            best = (found[1] >= self.model.threshold).astype(np.int64)
-        else:
-            best = found.argmax(axis=0)
-        planes: list[np.ndarray] = [(best + 1).astype(dtype)]
+        planes: list[np.ndarray] = [(self.model.classes(found) + 1).astype(dtype)]
         if self.wanted.probabilities == "byte":
             planes += [np.rint(np.clip(plane, 0, 1) * BYTE_STEPS).astype(np.uint8) for plane in found]
         elif self.wanted.probabilities:
