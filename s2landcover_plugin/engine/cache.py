@@ -40,7 +40,7 @@ class RangeCache:
         digest, data = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
         return data if hashlib.sha256(data).digest() == digest else None
 
-    def put(self, address: str, version: str, start: int, stop: int, data: bytes) -> None:
+    def put(self, address: str, version: str, start: int, stop: int, data: bytes | bytearray) -> None:
         """Keep bytes."""
         if self._folder is None or not version:
             return
@@ -49,7 +49,8 @@ class RangeCache:
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=path.parent)
             with os.fdopen(handle, "wb") as file:
-                file.write(hashlib.sha256(data).digest() + data)
+                file.write(hashlib.sha256(data).digest())
+                file.write(data)
             os.replace(temporary, path)
 
     def trim(self, limit_bytes: int = LIMIT_BYTES) -> None:

@@ -78,7 +78,7 @@ class RemoteFile:
         self._size = -1
         self._version = ""
         self._settled = ""
-        self._head = b""
+        self._head: bytes | bytearray = b""
         self._whole: IO[bytes] | None = None
 
     @property
@@ -97,7 +97,7 @@ class RemoteFile:
                 self._head = self._fetch(0, HEAD_BYTES)
         return self._size
 
-    def read(self, start: int, stop: int) -> bytes:
+    def read(self, start: int, stop: int) -> bytes | bytearray:
         """Bytes start to stop (exclusive) of the file; `size` was asked before.
 
         Raises:
@@ -108,10 +108,11 @@ class RemoteFile:
         if self._whole is not None:
             return self._from_disk(start, stop)
         kept = self._cache.get(self._source.address, self._settled, start, stop)
-        if kept is None:
-            kept = self._fetch(start, stop)
-            self._cache.put(self._source.address, self._settled, start, stop, kept)
-        return kept
+        if kept is not None:
+            return kept
+        fetched = self._fetch(start, stop)
+        self._cache.put(self._source.address, self._settled, start, stop, fetched)
+        return fetched
 
     def close(self) -> None:
         """Remove what was kept on disk."""
@@ -125,7 +126,7 @@ class RemoteFile:
             self._whole.seek(start)
             return self._whole.read(stop - start)
 
-    def _fetch(self, start: int, stop: int) -> bytes:
+    def _fetch(self, start: int, stop: int) -> bytes | bytearray:
         """A range, in as many requests as it takes: what has come is not asked for again."""
         data = bytearray()
         tries = Tries(self._network)
@@ -144,7 +145,9 @@ class RemoteFile:
             except _Interrupted as err:
                 if not tries.again():
                     raise self._gave_up(str(err)) from err
-        return bytes(data[: stop - start])
+        # shortened where it is: a copy of some megabytes costs as much as receiving them
+        del data[stop - start :]
+        return data
 
     def _gave_up(self, reason: str) -> EngineError:
         return EngineError(f"The scene's file cannot be read ({reason})", self.shown, "try again later")
@@ -338,7 +341,7 @@ def _server(relay: Relay) -> ThreadingHTTPServer:
             data = self._data(file, start, stop)
             self._send(206 if "Range" in self.headers else 200, data, {"Content-Range": f"bytes {start}-{start + len(data) - 1}/{size}"})
 
-        def _data(self, file: RemoteFile, start: int, stop: int) -> bytes:
+        def _data(self, file: RemoteFile, start: int, stop: int) -> bytes | bytearray:
             """The bytes asked for. After a failure: zeros, because GDAL prints errors of its reading threads where nobody can catch them;
             the failure is raised when GDAL returns, whatever it made of them."""
             if not relay.has_failed(self.path):
@@ -350,7 +353,7 @@ def _server(relay: Relay) -> ThreadingHTTPServer:
                     relay.failed(self.path, err)
             return bytes(max(stop - start, 1))
 
-        def _send(self, status: int, data: bytes, headers: dict[str, str]) -> None:
+        def _send(self, status: int, data: bytes | bytearray, headers: dict[str, str]) -> None:
             with contextlib.suppress(OSError):  # nobody listens any more
                 self.send_response(status)
                 for name, value in {"Content-Length": str(len(data)), **headers}.items():
