@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import ModuleType
+from typing import Iterator
 
 from .errors import EngineError
 
@@ -34,6 +35,18 @@ def one_blas_thread() -> AbstractContextManager[object]:
         return nullcontext()
     limits: AbstractContextManager[object] = threadpoolctl.threadpool_limits(1, user_api="blas")
     return limits
+
+
+@contextmanager
+def one_opencv_thread() -> Iterator[None]:
+    """Keeps OpenCV in the thread that calls it: on images of some hundred pixels its threads cost more than they save."""
+    cv2 = require("cv2")
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
 
 
 def require(module: str) -> ModuleType:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Sequence
 
 import numpy as np
 
-from .packages import require
+from .packages import one_opencv_thread, require
 
 MOTIONS = ("translation", "euclidean", "affine")
 ECC_STEPS = 50
-ECC_STOP = 1e-5
+ECC_STOP = 1e-4
 ECC_BLUR_PX = 9
 REACH_PX = 3.0
 """A patch may differ this much from the coarse shift."""
@@ -104,52 +105,70 @@ def register(patches: Sequence[Patch], motion: str, max_shift_px: float) -> Regi
     """
     if len(patches) < LEAST_PATCHES:
         return _hopeless(f"only {len(patches)} parts of the two images have enough valid pixels and structure")
-    coarse, peak, fine = _coarse_shift(patches, max_shift_px)
-    found = [shift for patch in patches if (shift := _ecc(patch, _own_start(patch, coarse, motion, max_shift_px))) is not None]
+    coarse = _coarse_shift(patches, max_shift_px)
+    with one_opencv_thread():
+        starts = (coarse if motion == "translation" else _own_start(patch, coarse, max_shift_px) for patch in patches)
+        found = [shift for patch, start in zip(patches, starts) if (shift := _ecc(patch, start)) is not None]
     if len(found) < LEAST_PATCHES:
         return _hopeless(f"ECC converged in {len(found)} of {len(patches)} parts only")
     matrix, agrees, error = _fit(found, motion)
     error *= _overlap(patches)
-    before, after = _correlation(patches, IDENTITY), _correlation(patches, matrix)
+    with one_opencv_thread():
+        before, after = _correlation(patches, IDENTITY), _correlation(patches, matrix)
     centre = np.mean([(each.column, each.row) for each in found], axis=0)
     shift = matrix @ (*centre, 1) - centre
     doubts = []
-    if peak < LEAST_PEAK:
+    if coarse.height < LEAST_PEAK:
         doubts.append("phase correlation has no clear peak")
     if sum(agrees) < max(LEAST_AGREEING * len(patches), LEAST_PATCHES):
         doubts.append(f"only {sum(agrees)} of {len(patches)} parts of the image agree")
     if error > LARGEST_ERROR_PX:
         doubts.append(f"the shift is known to {3 * error:.2f} px only")
-    if np.abs(shift - fine).max() > LARGEST_DISAGREEMENT_PX and motion == "translation":
+    if np.abs(shift - coarse.fine).max() > LARGEST_DISAGREEMENT_PX and motion == "translation":
         doubts.append("ECC and phase correlation disagree")
     if np.abs(shift).max() > max_shift_px + 0.5:
         doubts.append(f"the shift is larger than {max_shift_px:g} px")
     if after < before - 1e-3:
         doubts.append("the images fit less well after the shift than before")
-    return Registration(matrix, tuple(found), tuple(bool(a) for a in agrees), error, peak, before, after, tuple(doubts))
+    return Registration(matrix, tuple(found), tuple(bool(a) for a in agrees), error, coarse.height, before, after, tuple(doubts))
 
 
 def _hopeless(why: str) -> Registration:
     return Registration(IDENTITY, (), (), float("inf"), 0.0, float("nan"), float("nan"), (why,))
 
 
+@dataclass(frozen=True)
+class _Coarse:
+    """What phase correlation finds.
+
+    Attributes:
+        whole: shift (x, y) in whole pixels.
+        fine: the same with the top of the peak between pixels.
+        height: of the peak, standard deviations of the surface.
+    """
+
+    whole: np.ndarray
+    fine: np.ndarray
+    height: float
+
+
 def _cross_power(patch: Patch) -> np.ndarray:
     """Cross-power spectrum of a patch, summed over its channels."""
+    fft = require("scipy.fft")
     side = patch.reference.shape[1]
-    taper = np.hanning(side)[:, None] * np.hanning(side)
-    total = 0
-    for first, second in zip(patch.reference, patch.image):
-        total = total + np.fft.rfft2(second * taper) * np.conj(np.fft.rfft2(first * taper))
-    return np.asarray(total)
+    taper = np.outer(np.hanning(side), np.hanning(side)).astype(np.float32)
+    # NumPy 1 would compute in float64
+    first, second = (fft.rfft2(channels * taper) for channels in (patch.reference, patch.image))
+    return np.asarray((second * first.conj()).sum(axis=0))
 
 
-def _coarse_shift(patches: Sequence[Patch], max_shift_px: float) -> tuple[np.ndarray, float, np.ndarray]:
-    """Whole-pixel shift (x, y) by phase correlation over all patches, the height of its peak, and its sub-pixel position."""
+def _coarse_shift(patches: Sequence[Patch], max_shift_px: float) -> _Coarse:
+    """By phase correlation over all patches."""
     spectrum = sum(_cross_power(patch) for patch in patches)
     return _peak(np.asarray(spectrum), patches[0].reference.shape[1], max_shift_px)
 
 
-def _peak(spectrum: np.ndarray, side: int, max_shift_px: float) -> tuple[np.ndarray, float, np.ndarray]:
+def _peak(spectrum: np.ndarray, side: int, max_shift_px: float) -> _Coarse:
     white = spectrum / np.maximum(np.abs(spectrum), 1e-12) ** WHITENING
     surface = np.fft.fftshift(np.fft.irfft2(white, (side, side)))
     middle, reach = side // 2, int(min(max_shift_px + 1, side // 2 - 1))
@@ -159,7 +178,7 @@ def _peak(spectrum: np.ndarray, side: int, max_shift_px: float) -> tuple[np.ndar
     whole = np.array([column - reach, row - reach], float)
     inside = 0 < row < 2 * reach and 0 < column < 2 * reach
     offset = (_vertex(near[row, column - 1 : column + 2]), _vertex(near[row - 1 : row + 2, column])) if inside else (0.0, 0.0)
-    return whole, height, whole + offset
+    return _Coarse(whole, whole + offset, height)
 
 
 def _vertex(three: np.ndarray) -> float:
@@ -168,19 +187,17 @@ def _vertex(three: np.ndarray) -> float:
     return 0.0 if bend == 0 else float(np.clip((three[0] - three[2]) / (2 * bend), -0.5, 0.5))
 
 
-def _own_start(patch: Patch, coarse: np.ndarray, motion: str, max_shift_px: float) -> np.ndarray:
-    """Where ECC starts in a patch: a translation is the same everywhere, other motions are not."""
-    if motion == "translation":
-        return coarse
-    own, height, _ = _peak(_cross_power(patch), patch.reference.shape[1], max_shift_px)
-    return own if height >= LEAST_PEAK else coarse
+def _own_start(patch: Patch, coarse: _Coarse, max_shift_px: float) -> _Coarse:
+    """Where ECC starts in a patch of an image that is more than shifted: there the shift is not the same everywhere."""
+    own = _peak(_cross_power(patch), patch.reference.shape[1], max_shift_px)
+    return own if own.height >= LEAST_PEAK else coarse
 
 
-def _ecc(patch: Patch, start: np.ndarray) -> PatchShift | None:
-    """The displacement of one patch near a whole-pixel start; None where ECC does not converge."""
+def _ecc(patch: Patch, start: _Coarse) -> PatchShift | None:
+    """The displacement of one patch near a start; None where ECC does not converge."""
     cv2 = require("cv2")
     side = patch.reference.shape[1]
-    x, y = int(start[0]), int(start[1])
+    x, y = int(start.whole[0]), int(start.whole[1])
     room = patch.margin
     if max(abs(x), abs(y)) > room:
         return None
@@ -198,6 +215,8 @@ def _ecc(patch: Patch, start: np.ndarray) -> PatchShift | None:
     image = np.ascontiguousarray(patch.image[(slice(None), *moved)].reshape(-1, mask.shape[1]))
     everywhere = np.tile(mask.astype(np.uint8), (len(patch.reference), 1))
     warp = np.eye(2, 3, dtype=np.float32)
+    # one or two steps fewer
+    warp[:, 2] = start.fine - start.whole
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, ECC_STEPS, ECC_STOP)
     try:
         correlation, warp = cv2.findTransformECC(reference, image, warp, cv2.MOTION_TRANSLATION, criteria, everywhere, ECC_BLUR_PX)
@@ -300,5 +319,16 @@ def _correlation(patches: Sequence[Patch], matrix: np.ndarray) -> float:
         moved = np.stack([cv2.warpAffine(channel, warp, (side, side), flags=flags) for channel in patch.image])
         both = patch.reference_ok & (cv2.warpAffine(patch.image_ok.astype(np.float32), warp, (side, side), flags=flags) > 0.99)
         if np.count_nonzero(both) > 100:
-            values.append(np.corrcoef(patch.reference[:, both].ravel(), moved[:, both].ravel())[0, 1])
+            values.append(_pearson(patch.reference * both, moved * both, len(moved) * np.count_nonzero(both)))
     return float(np.nanmean(values)) if values else float("nan")
+
+
+def _pearson(first: np.ndarray, second: np.ndarray, count: int) -> float:
+    """Correlation coefficient of `count` numbers of each; all others are 0 in both. NaN where one is constant."""
+
+    def total(values: np.ndarray) -> float:
+        return float(values.sum(dtype=np.float64))
+
+    sums = total(first), total(second)
+    spread = (total(first * first) - sums[0] ** 2 / count) * (total(second * second) - sums[1] ** 2 / count)
+    return (total(first * second) - sums[0] * sums[1] / count) / math.sqrt(spread) if spread > 0 else float("nan")
