@@ -29,6 +29,7 @@ from .model_file import load_model, to_json
 from .models import MAX_CLASSES, ClusterModel, canonical_order, scatter, training_reach
 from .naming import named_classes, read_class_table, renamed
 from .options import check_options, option
+from .packages import importing
 from .polygons import check_polygon_path, write_polygons
 from .progress import Progress
 from .quality import DAVIES_BOULDIN, measure
@@ -223,7 +224,8 @@ def _scaled_sample(
     reader: RasterReader, space: FeatureSpace, options: ClusterOptions, progress: Progress
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A scaled sample (n, n_features) with the shift and spread that scaled it."""
-    values = draw_sample(reader, space, options.sample_size, options.seed, progress).values
+    with importing("sklearn.cluster", "sklearn.metrics", *(["sklearn.mixture"] if options.method == "gmm" else [])):
+        values = draw_sample(reader, space, options.sample_size, options.seed, progress).values
     shift, spread = scaling_of(values, options.scaling)
     return (values - shift) / spread, shift, spread
 
