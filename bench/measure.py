@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Mapping, Sequence
 
 SAMPLED_S = 0.05
+YOUNG_S = 0.2
 PAGE = resource.getpagesize()
 
 
@@ -75,17 +76,24 @@ def run(command: Sequence[str], env: Mapping[str, str] | None = None, timeout: f
 
 
 def _resident(root: int) -> int:
-    """Bytes of a process and its descendants."""
+    """Bytes of a process and its descendants. Those just forked share all pages with their parent until they run a program: not counted."""
     total, todo = 0, [root]
     while todo:
         process = todo.pop()
         try:
-            total += int(Path(f"/proc/{process}/statm").read_text().split()[1]) * PAGE
+            if process == root or _age_s(process) > YOUNG_S:
+                total += int(Path(f"/proc/{process}/statm").read_text().split()[1]) * PAGE
             for task in os.listdir(f"/proc/{process}/task"):
                 todo += [int(child) for child in Path(f"/proc/{process}/task/{task}/children").read_text().split()]
         except (OSError, IndexError):
             continue
     return total
+
+
+def _age_s(process: int) -> float:
+    """Seconds since a process was started."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return float(Path("/proc/uptime").read_text().split()[0]) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def median(costs: Sequence[Cost]) -> Cost:
