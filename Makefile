@@ -5,10 +5,10 @@ PYTHON := .venv/bin/python
 SOURCES := s2landcover_plugin/engine s2landcover_plugin/*.py algorithms demo tests scripts bench
 LIVE ?=
 
-.PHONY: help setup demo test lint format test-pgstac bench screenshots package clean
+.PHONY: help setup demo test lint format test-pgstac bench bench-growth bench-answering screenshots package clean
 
 help: ## List the commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: .venv/.ready ## Install QGIS, GDAL, nginx (apt) and the pinned Python packages (.venv)
 
@@ -34,8 +34,14 @@ format: .venv/.ready ## Bring the code into the project's format
 test-pgstac: .venv/.ready ## Search a pgstac server (PostgreSQL, installed by apt): query, sort and filter extensions
 	@scripts/pgstac.sh $(PYTHON) -m pytest -m pgstac
 
-bench: .venv/.ready ## Measure the plugin against GDAL alone on a quarter of a tile; FULL=1: a whole one; PEERS=1: against other programs
-	@$(PYTHON) -m bench.fulltile --size $(if $(FULL),10980,5490) $(if $(PEERS),--peers)
+bench: .venv/.ready ## Measure on a quarter of a tile against GDAL alone; FULL=1: a whole one; PEERS=1: other programs; REAL=folder of bands
+	@$(PYTHON) -m bench.fulltile --size $(if $(FULL),10980,5490) $(if $(PEERS),--peers) $(if $(REAL),--real $(REAL))
+
+bench-growth: .venv/.ready ## Time and memory against size and number of bands (docs/growth.png)
+	@$(PYTHON) -m bench.growth
+
+bench-answering: .venv/.ready ## How often progress moves, and how soon a run ends when it is stopped, on a whole tile
+	@$(PYTHON) -m bench.answering
 
 screenshots: .venv/.ready ## Pictures of the plugin in the real QGIS under Xvfb, into docs/
 	@scripts/screenshots.sh

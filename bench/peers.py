@@ -1,11 +1,13 @@
 """Other programs that do the same work, on the same scene: commands of those that are installed.
 
-GRASS, SAGA and OTB come from Debian (`apt-get install grass-core saga otb-bin`); scikit-learn is there anyway. They cluster into 8 classes
-with 10 iterations; OTB of Debian has no k-means, so its Bayes classifier (full covariances, what a mixture is) is taken.
+GRASS, SAGA and OTB come from Debian (`apt-get install grass-core saga otb-bin`); scikit-learn is there anyway; remotior_sensus, the engine of
+SCP, runs if PEER_PYTHON is a Python that has it. They cluster into 8 classes with 10 iterations; OTB of Debian has no k-means, so its Bayes
+classifier (full covariances, what a mixture is) is taken.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -32,11 +34,13 @@ def commands(scene: str, folder: Path) -> dict[str, list[str]]:
         script = folder / "grass.sh"
         script.write_text(GRASS.format(scene=scene, target=folder / "grass.tif", k=K, n=ITERATIONS))
         found["GRASS i.cluster + i.maxlik"] = ["grass", "--tmp-location", scene, "--exec", "bash", str(script)]
+    bands = []
+    for number in range(1, gdal.Open(scene).RasterCount + 1):
+        bands.append(str(folder / f"band{number}.tif"))
+        gdal.Translate(bands[-1], scene, bandList=[number], creationOptions=["TILED=YES", "COMPRESS=DEFLATE", "PREDICTOR=2"])
+    if "PEER_PYTHON" in os.environ:
+        found["remotior_sensus k-means"] = [os.environ["PEER_PYTHON"], "-m", "bench.peers", "remotior", str(folder / "remotior.tif"), *bands]
     if shutil.which("saga_cmd"):
-        bands = []
-        for number in range(1, gdal.Open(scene).RasterCount + 1):
-            bands.append(str(folder / f"saga{number}.tif"))
-            gdal.Translate(bands[-1], scene, bandList=[number], creationOptions=["TILED=YES", "COMPRESS=DEFLATE", "PREDICTOR=2"])
         options = ["-METHOD", "0", "-NCLUSTER", str(K), "-MAXITER", str(ITERATIONS), "-NORMALISE", "1"]
         where = ["-GRIDS", ";".join(bands), "-CLUSTER", str(folder / "saga.sgrd"), "-STATISTICS", str(folder / "saga.txt")]
         found["SAGA k-means"] = ["saga_cmd", "--cores=2", "imagery_classification", "1", *where, *options]
@@ -85,8 +89,20 @@ def _sample(scene: str) -> tuple[np.ndarray, np.ndarray]:
     return pixels, KMeans(K, n_init=1, random_state=0).fit_predict(pixels)
 
 
+def remotior(target: str, bands: list[str]) -> None:
+    """Clustering by remotior_sensus (its minimum distance is k-means)."""
+    from importlib import import_module
+
+    session = import_module("remotior_sensus").Session(n_processes=2, available_ram=8000)
+    how = {"algorithm_name": "minimum distance", "class_number": K, "max_iter": ITERATIONS, "seed_signatures": "random pixel"}
+    session.band_clustering(input_bands=bands, output_raster_path=target, overwrite=True, **how)
+    session.close()
+
+
 def main() -> None:
     """The notebook's way: the whole raster in memory, fitted on all pixels (k-means) or on 50 000 (mixture), then predicted."""
+    if sys.argv[1] == "remotior":
+        return remotior(sys.argv[2], sys.argv[3:])
     from sklearn.cluster import KMeans
     from sklearn.mixture import GaussianMixture
 

@@ -14,6 +14,7 @@ from s2landcover_plugin.engine import blocks
 from s2landcover_plugin.engine.errors import Cancelled, EngineError
 from s2landcover_plugin.engine.files import OutputFiles
 from s2landcover_plugin.engine.geotiff import OutputBand, RasterWriter
+from s2landcover_plugin.engine.progress import Progress
 from s2landcover_plugin.engine.raster import RasterReader, describe
 
 from .conftest import Messages, read
@@ -149,6 +150,46 @@ def test_cancel_is_seen_while_a_block_hangs(make_raster, tmp_path):
     watcher = Messages()
     watcher.progress = replace(watcher.progress, is_cancelled=lambda: gate.set() or True)
     op = SlowOp(gate)
+    with pytest.raises(Cancelled):
+        run(op, make_raster(), tmp_path / "o.tif", progress=watcher.progress)
+    assert op.opened == [True]
+
+
+class TiringOp(SlowOp):
+    """Tells that half of its effort is spent, and waits until that was reported."""
+
+    def effort(self, window):
+        return 10
+
+    def __call__(self, block):
+        self.spent = 5
+        return super().__call__(block)
+
+
+def test_progress_moves_within_a_block(make_raster, tmp_path):
+    gate, told = threading.Event(), []
+
+    def take(fraction):
+        told.append(fraction)
+        if fraction >= 0.5:
+            gate.set()
+
+    op = TiringOp(gate)
+    run(op, make_raster(), tmp_path / "o.tif", progress=Progress(on_fraction=take))
+    assert op.opened == [True]
+    assert told == sorted(told) and told[-1] == 1
+
+
+class StoppableOp(SlowOp):
+    """Ends when it is told to stop."""
+
+    def stop(self):
+        self.gate.set()
+
+
+def test_cancel_stops_the_op(make_raster, tmp_path):
+    watcher = Messages(cancel_after=1)
+    op = StoppableOp(threading.Event())
     with pytest.raises(Cancelled):
         run(op, make_raster(), tmp_path / "o.tif", progress=watcher.progress)
     assert op.opened == [True]

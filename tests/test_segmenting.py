@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -741,6 +742,49 @@ def test_cancel_leaves_no_file(tmp_path, raster, after):
     before = sorted(tmp_path.iterdir())
     with pytest.raises(Cancelled):
         segment(model, source, tmp_path, SegmentOptions(tile_size=16, batch_size=1), Messages(cancel_after=after), html="r.html")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def endless(above):
+    """A network that takes hours for inputs wider than `above` pixels: a loop of ten million rounds for each column more."""
+    net = Net().body()
+    numbers = {name: net.constant(np.array(value, np.int64)) for name, value in (("axis", 3), ("above", above), ("none", 0), ("rounds", 10**7))}
+    scores = net.x
+    net.add("Shape").add("Gather", numbers["axis"], axis=0).add("Sub", numbers["above"]).add("Max", numbers["none"]).add("Mul", numbers["rounds"])
+    kinds = (("i", TensorProto.INT64), ("go", TensorProto.BOOL), ("v", TensorProto.FLOAT))
+    inputs = [helper.make_tensor_value_info(name, kind, []) for name, kind in kinds]
+    outputs = [helper.make_tensor_value_info(f"{name}_out", kind, []) for name, kind in kinds[1:]]
+    nodes = [helper.make_node("Identity", ["go"], ["go_out"]), helper.make_node("Add", ["v", "v"], ["v_out"])]
+    go, zero = net.constant(np.array(True)), net.constant(np.array(0, np.float32))
+    net.add("Loop", go, zero, body=helper.make_graph(nodes, "round", inputs, outputs))
+    return net.add("Add", scores).output()
+
+
+@pytest.mark.parametrize("above", [160, 0], ids=["in the map", "while it is tried out"])
+def test_cancel_ends_a_run_of_the_network(tmp_path, above):
+    source = write_raster(tmp_path / "image.tif", image(400, 400), names=NAMES, scale=(1e-4, 0))
+    model = endless(above).save(tmp_path / "m.onnx")
+    before = sorted(tmp_path.iterdir())
+    inside, ended = threading.Event(), []
+    once = Network._once
+
+    def seen(self, batch, fixed):
+        if batch.shape[-1] > above:
+            inside.set()
+        return once(self, batch, fixed)
+
+    def go():
+        with pytest.raises(Cancelled):
+            run_segmentation(source, model, SegmentOutputs(str(tmp_path / "c.tif")), SegmentOptions(tile_size=256), progress)
+        ended.append(True)
+
+    progress = Progress(is_cancelled=inside.is_set)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Network, "_once", seen)
+        thread = threading.Thread(target=go, daemon=True)
+        thread.start()
+        thread.join(60)
+    assert ended
     assert sorted(tmp_path.iterdir()) == before
 
 

@@ -65,9 +65,19 @@ class Op(ABC):
     padding: Padding = "edge"
     """How pixels outside the grid are made up, as NumPy's pad calls it: `edge` or `reflect`."""
 
+    spent: int = 0
+    """How much of the efforts of all blocks was made so far, where blocks take seconds; it is looked at from another thread."""
+
     @abstractmethod
     def __call__(self, block: Block) -> Any:
         """The result for one block; an op without halo may return anything to `iter_blocks`."""
+
+    def effort(self, window: Window) -> int:
+        """What a window takes, in the unit of `spent`."""
+        return 1
+
+    def stop(self) -> None:  # noqa: B027
+        """Called from another thread when a result is no longer wanted: the op may raise whatever it likes."""
 
 
 class Sink(Protocol):
@@ -173,14 +183,30 @@ def iter_blocks(
         flying: deque[Future[Any]] = deque()
         stack.callback(_drain, flying)
         upcoming = iter(todo)
-        for done in range(len(todo)):
+        work = _Work(op, todo, watch)
+        for _ in todo:
             while len(flying) < ahead and (window := next(upcoming, None)) is not None:
                 flying.append(pool.submit(compute_block, reader, op, window))
-            yield _wait_for(flying.popleft(), flying, watch)
-            watch.report((done + 1) / len(todo))
+            yield _wait_for(flying.popleft(), flying, work)
+            work.blocks_done += 1
+            work.look()
 
 
-def _wait_for(future: Future[Any], flying: deque[Future[Any]], progress: Progress) -> Any:
+class _Work:
+    """How far a run is: by blocks, or by what its op has spent where that is more."""
+
+    def __init__(self, op: Op | None, todo: Sequence[Window], progress: Progress) -> None:
+        self.op, self.progress = op, progress
+        self.blocks, self.blocks_done = len(todo), 0
+        self.total = sum(op.effort(window) for window in todo) if op else 0
+
+    def look(self) -> None:
+        """Tell it, and raise Cancelled if the user asked to stop."""
+        spent = self.op.spent / self.total if self.op and self.total else 0.0
+        self.progress.report(max(self.blocks_done / self.blocks, spent))
+
+
+def _wait_for(future: Future[Any], flying: deque[Future[Any]], work: _Work) -> Any:
     while True:
         try:
             return future.result(timeout=POLL_S)
@@ -188,9 +214,11 @@ def _wait_for(future: Future[Any], flying: deque[Future[Any]], progress: Progres
             if future.done():
                 return future.result()
             try:
-                progress.check_cancelled()
+                work.look()
             except BaseException:
                 flying.appendleft(future)
+                if work.op is not None:
+                    work.op.stop()
                 raise
 
 

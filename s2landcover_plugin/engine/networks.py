@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from dataclasses import dataclass
-from typing import Any, Sequence
+from typing import Any, Iterator, Sequence
 
 import numpy as np
 
-from .errors import EngineError
+from .errors import Cancelled, EngineError
 from .onnx_file import OnnxFacts, file_stamp
 from .packages import require
+from .progress import Progress
+from .waiting import in_background
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -97,6 +100,9 @@ class Network:
         except UnicodeDecodeError as err:
             raise EngineError("The model has names that are no text", self.path, "the file is damaged: get it again") from err
         self._lock = threading.Lock()
+        self._watch: Progress | None = None
+        self._run_options = runtime.RunOptions()
+        self._run_options.log_severity_level = FATAL
         self._largest = 2**31
 
     def _refusal(self, said: str, version: str) -> EngineError:
@@ -132,10 +138,34 @@ class Network:
         Where the device has too little memory the batch is halved, now and from then on.
 
         Raises:
-            EngineError: the network fails.
+            EngineError: the network fails, or was told to stop.
+            Cancelled: the user asked to stop, while it was watched.
         """
+        batch = np.ascontiguousarray(batch)
+        if self._watch is None:
+            return self._in_turn(batch)
+        try:
+            return in_background(lambda _: self._in_turn(batch), self._watch)
+        except Cancelled:
+            self.stop()
+            raise
+
+    def _in_turn(self, batch: np.ndarray) -> list[np.ndarray]:
         with self._lock:
-            return self._run(np.ascontiguousarray(batch))
+            return self._run(batch)
+
+    @contextlib.contextmanager
+    def watched(self, progress: Progress) -> Iterator[None]:
+        """Ends runs early meanwhile when the user asks to stop; for runs of the thread that `progress` belongs to."""
+        self._watch = progress
+        try:
+            yield
+        finally:
+            self._watch = None
+
+    def stop(self) -> None:
+        """End the run that is going on, and refuse others: large tiles take seconds."""
+        self._run_options.terminate = True
 
     def _run(self, batch: np.ndarray) -> list[np.ndarray]:
         fixed = self.input.shape[0]
@@ -154,7 +184,7 @@ class Network:
         lacking = (fixed or 0) - len(batch)
         if lacking > 0:
             batch = np.concatenate([batch, np.repeat(batch[-1:], lacking, axis=0)])
-        outputs: list[np.ndarray] = self._session.run(None, {self.input.name: batch})
+        outputs: list[np.ndarray] = self._session.run(None, {self.input.name: batch}, self._run_options)
         return [each[:-lacking] if lacking > 0 else each for each in outputs]
 
     @staticmethod

@@ -144,17 +144,20 @@ class _Answers:
         self.seconds = 0.0
         self._found: list[np.ndarray] = []
         # the first run of a network takes longer
-        model.answers(tiles[0].pixels)
+        self._ask(tiles[0])
 
     def of(self, number: int) -> np.ndarray:
         """Class of every pixel of a tile, (side, side)."""
         while len(self._found) <= number:
-            self.progress.check_cancelled()
             begun = time.perf_counter()
-            answers = self.model.answers(self.tiles[len(self._found)].pixels)
+            answers = self._ask(self.tiles[len(self._found)])
             self.seconds += time.perf_counter() - begun
             self._found.append(self.model.classes(answers)[0])
         return self._found[number]
+
+    def _ask(self, tile: _Tile) -> np.ndarray:
+        with self.model.network.watched(self.progress):
+            return self.model.answers(tile.pixels)
 
 
 def _kept(one: _Answers, other: _Answers) -> tuple[float, int]:

@@ -197,6 +197,16 @@ class Segment(Op):
             bands += [OutputBand(name, "float32", -1.0) for name in names]
         return (*bands, *((ENTROPY_BAND, MARGIN_BAND) if self.wanted.uncertainty else ()))
 
+    def effort(self, window: Window) -> int:
+        """Tiles that go through the network."""
+        beside = 2 if self.tiling.blended else 0
+        down, across = -(-window.height // self.tiling.step) + beside, -(-window.width // self.tiling.step) + beside
+        return down * across
+
+    def stop(self) -> None:
+        """End the run of the network that is going on."""
+        self.model.network.stop()
+
     def __call__(self, block: Block) -> Block:
         step, halo = self.tiling.step, self.halo
         rows, columns = block.valid.shape[1] - 2 * halo, block.valid.shape[2] - 2 * halo
@@ -204,6 +214,7 @@ class Segment(Op):
         inner = valid[halo : halo + rows, halo : halo + columns]
         window = Window(block.window.x + halo, block.window.y + halo, columns, rows)
         if not inner.any():
+            self.spent += self.effort(window)
             return self._nothing(inner, window)
         pixels = self.model.preparation(np.asarray(block.data), valid)
         down, across = -(-rows // step), -(-columns // step)
@@ -250,8 +261,12 @@ class Segment(Op):
 
     def _inner(self, tiles: np.ndarray) -> np.ndarray:
         """Probabilities (n, classes, tile, tile), or the numbers (n, 1, tile, tile) of an index map; 0 where the network gives less."""
-        if self.model.output.kind == "index" or not self.augment:
-            return self.model.answers(tiles)
+        found = self.model.answers(tiles) if self.model.output.kind == "index" or not self.augment else self._averaged(tiles)
+        self.spent += len(tiles)
+        return found
+
+    def _averaged(self, tiles: np.ndarray) -> np.ndarray:
+        """Mean over flips and rotations."""
         total = None
         for turns in range(4):
             for mirrored in (False, True):

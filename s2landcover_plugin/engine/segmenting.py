@@ -137,7 +137,9 @@ def run_segmentation(source: str, model: str, outputs: SegmentOutputs, options: 
         stated = read_statements(model, facts.metadata, _parameters(options), progress)
         network = Network(model, facts, options.provider)
         ledger.add("runs on", network.provider, "parameter" if options.provider != "auto" else "graph")
-        prepared = prepare(network, info, stated, Request(options.band_map, options.batch_size), ledger, progress.part(0, 0.05))
+        request, part = Request(options.band_map, options.batch_size), progress.part(0, 0.05)
+        with network.watched(part):
+            prepared = prepare(network, info, stated, request, ledger, part)
         if options.quantize:
             prepared = _in_int8(prepared, folder, ledger, progress.part(0.05, 0.1))
         legend = model_legend(prepared.model.output, prepared.known_codes, stated, ledger)
