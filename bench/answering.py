@@ -1,7 +1,8 @@
 """How often a run tells its progress on a whole tile, and how soon it ends when the user asks to stop.
 
-`python -m bench.answering [--size 10980] [--stops 4]`, with the scenes of bench.fulltile: each run is watched once to its end for the longest
-time without progress, then stopped at some moments spread over it. In one process without QGIS, whose feedback is a flag like the one here.
+`python -m bench.answering [--size 10980] [--stops 4]`, with the scenes of bench.fulltile: each run is watched once to its end for the
+longest time without progress, then stopped at some moments spread over it. In one process without QGIS, whose feedback is a flag like the
+one here.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Other programs that do the same work, on the same scene: commands of those that are installed.
 
-GRASS, SAGA and OTB come from Debian (`apt-get install grass-core saga otb-bin`); scikit-learn is there anyway; remotior_sensus, the engine of
-SCP, runs if PEER_PYTHON is a Python that has it. They cluster into 8 classes with 10 iterations; OTB of Debian has no k-means, so its Bayes
-classifier (full covariances, what a mixture is) is taken.
+GRASS, SAGA and OTB come from Debian (`apt-get install grass-core saga otb-bin`); scikit-learn is there anyway; remotior_sensus, the engine
+of SCP, runs if PEER_PYTHON is a Python that has it. They cluster into 8 classes with 10 iterations; OTB of Debian has no k-means, so its
+Bayes classifier (full covariances, what a mixture is) is taken.
 """
 
 from __future__ import annotations
@@ -39,7 +39,14 @@ def commands(scene: str, folder: Path) -> dict[str, list[str]]:
         bands.append(str(folder / f"band{number}.tif"))
         gdal.Translate(bands[-1], scene, bandList=[number], creationOptions=["TILED=YES", "COMPRESS=DEFLATE", "PREDICTOR=2"])
     if "PEER_PYTHON" in os.environ:
-        found["remotior_sensus k-means"] = [os.environ["PEER_PYTHON"], "-m", "bench.peers", "remotior", str(folder / "remotior.tif"), *bands]
+        found["remotior_sensus k-means"] = [
+            os.environ["PEER_PYTHON"],
+            "-m",
+            "bench.peers",
+            "remotior",
+            str(folder / "remotior.tif"),
+            *bands,
+        ]
     if shutil.which("saga_cmd"):
         options = ["-METHOD", "0", "-NCLUSTER", str(K), "-MAXITER", str(ITERATIONS), "-NORMALISE", "1"]
         where = ["-GRIDS", ";".join(bands), "-CLUSTER", str(folder / "saga.sgrd"), "-STATISTICS", str(folder / "saga.txt")]

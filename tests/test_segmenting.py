@@ -748,9 +748,13 @@ def test_cancel_leaves_no_file(tmp_path, raster, after):
 def endless(above):
     """A network that takes hours for inputs wider than `above` pixels: a loop of ten million rounds for each column more."""
     net = Net().body()
-    numbers = {name: net.constant(np.array(value, np.int64)) for name, value in (("axis", 3), ("above", above), ("none", 0), ("rounds", 10**7))}
+    numbers = {
+        name: net.constant(np.array(value, np.int64)) for name, value in (("axis", 3), ("above", above), ("none", 0), ("rounds", 10**7))
+    }
     scores = net.x
-    net.add("Shape").add("Gather", numbers["axis"], axis=0).add("Sub", numbers["above"]).add("Max", numbers["none"]).add("Mul", numbers["rounds"])
+    net.add("Shape").add("Gather", numbers["axis"], axis=0).add("Sub", numbers["above"]).add("Max", numbers["none"]).add(
+        "Mul", numbers["rounds"]
+    )
     kinds = (("i", TensorProto.INT64), ("go", TensorProto.BOOL), ("v", TensorProto.FLOAT))
     inputs = [helper.make_tensor_value_info(name, kind, []) for name, kind in kinds]
     outputs = [helper.make_tensor_value_info(f"{name}_out", kind, []) for name, kind in kinds[1:]]

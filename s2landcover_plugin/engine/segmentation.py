@@ -72,6 +72,8 @@ class Preparation:
         self.dtype = np.dtype(dtype)
         self.fill_dn = fill_dn
         self.plain = bool((self.gain == 1).all() and (self.add == 0).all())
+        # what becomes of every number of 8 or 16 bits
+        self._table: np.ndarray | None = None
 
     def __call__(self, stored: np.ndarray, valid: np.ndarray) -> np.ndarray:
         """(bands, rows, cols) in the type of the network; whole numbers are clipped, never wrapped."""
@@ -79,6 +81,21 @@ class Preparation:
             limits = np.iinfo(self.dtype) if self.dtype.kind in "iu" else None
             fill = self.fill_dn if limits is None else min(max(round(self.fill_dn), limits.min), limits.max)
             return np.where(valid, stored, self.dtype.type(fill))
+        if stored.dtype not in ("uint8", "uint16"):
+            return self._computed(stored, valid)
+        count = np.iinfo(stored.dtype).max + 1
+        if self._table is None or self._table.shape[1] < count:
+            every = np.broadcast_to(np.arange(count)[:, None], (len(self.gain), count, 1))
+            self._table = self._computed(every, np.True_)[..., 0]
+        found = np.empty(stored.shape, self.dtype)
+        nothing = self._computed(np.zeros((len(self.gain), 1, 1)), np.False_).ravel()
+        for plane, target, table, fill_value in zip(stored, found, self._table, nothing):
+            np.take(table, plane, out=target, mode="clip")
+            if not valid.all():
+                target[~valid] = fill_value
+        return found
+
+    def _computed(self, stored: np.ndarray, valid: np.ndarray | np.bool_) -> np.ndarray:
         dn = stored.astype(np.float64)
         if not self.plain:
             dn = dn * self.gain + self.add
@@ -129,14 +146,17 @@ class Understood:
     output: OutputFacts
     threshold: float = 0.5
 
-    def answers(self, tiles: np.ndarray) -> np.ndarray:
+    def answers(self, tiles: np.ndarray, raw: bool = False) -> np.ndarray:
         """Probabilities (n, classes, rows, cols) for (n, bands, rows, cols); the numbers (n, 1, rows, cols) of an index map.
 
         As many pixels as it gets; 0 on the sides where the network gives less.
+
+        Args:
+            raw: logits of several classes may stay what they are: the largest is that of the most probable class too.
         """
         batch = tiles if self.layout == "NCHW" else np.moveaxis(tiles, 1, -1)
         scores = self.output.scores(self.network.run(batch))
-        if self.output.kind != "index":
+        if self.output.kind != "index" and not (raw and self.output.kind == "logits"):
             scores = self.output.probabilities(scores)
         scale = self.output.reduction
         if scale > 1:
@@ -187,6 +207,7 @@ class Segment(Op):
         self.halo = tiling.margin + (tiling.step if tiling.blended else 0)
         n = model.output.n_classes if model.output.kind != "index" else len(names)
         self.n_codes = n
+        self.only_classes = not (self.wanted.probabilities or self.wanted.uncertainty or tiling.blended or augment)
         self.outputs = (OutputBand("class", "uint8" if n <= MOST_BYTE_CLASSES else "uint16", NODATA_CODE), *self._further(names))
 
     def _further(self, names: Sequence[str]) -> tuple[OutputBand, ...]:
@@ -261,7 +282,8 @@ class Segment(Op):
 
     def _inner(self, tiles: np.ndarray) -> np.ndarray:
         """Probabilities (n, classes, tile, tile), or the numbers (n, 1, tile, tile) of an index map; 0 where the network gives less."""
-        found = self.model.answers(tiles) if self.model.output.kind == "index" or not self.augment else self._averaged(tiles)
+        once = self.model.output.kind == "index" or not self.augment
+        found = self.model.answers(tiles, self.only_classes) if once else self._averaged(tiles)
         self.spent += len(tiles)
         return found
 
@@ -286,7 +308,8 @@ class Segment(Op):
                 what = f"The model gives the class {int(numbers[known].max())}, more than its class names tell"
                 raise EngineError(what, self.model.network.path, "name all classes in CLASS_NAMES, or in the JSON beside the model")
             return Block((np.where(known, numbers + 1, NODATA_CODE).astype(dtype),), known, window)
-        if not np.isfinite(found[:, inner]).all():
+        # one number that is none makes the sum none; only then it matters where it is
+        if not np.isfinite(found.sum(dtype=np.float64)) and not np.isfinite(found[:, inner]).all():
             fix = "check SCALE and BANDS: such values come from input that the network does not know, or from float16"
             raise EngineError("The model gives values that are not numbers", f"{self.model.network.path}, {window}", fix)
         planes: list[np.ndarray] = [(self.model.classes(found) + 1).astype(dtype)]
