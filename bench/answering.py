@@ -101,12 +101,15 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--size", type=int, default=FULL)
     parser.add_argument("--stops", type=int, default=4)
+    parser.add_argument("--only", nargs="*", default=[])
     arguments = parser.parse_args()
     gdal.UseExceptions()
     of = scenes(FOLDER, arguments.size)
     print("| | s | longest without progress, s | slowest end after a wish to stop, s |\n| --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as out:
         for name, run in runs(of, arguments.size, Path(out)).items():
+            if arguments.only and not any(text in name for text in arguments.only):
+                continue
             whole, gap = watched(run)
             moments = [whole * (number + 0.5) / arguments.stops for number in range(arguments.stops)]
             ends = [each for moment in moments if (each := stopped(run, moment)) is not None]

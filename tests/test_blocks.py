@@ -14,8 +14,9 @@ from s2landcover_plugin.engine import blocks
 from s2landcover_plugin.engine.errors import Cancelled, EngineError
 from s2landcover_plugin.engine.files import OutputFiles
 from s2landcover_plugin.engine.geotiff import OutputBand, RasterWriter
+from s2landcover_plugin.engine.grid import Window
 from s2landcover_plugin.engine.progress import Progress
-from s2landcover_plugin.engine.raster import RasterReader, describe
+from s2landcover_plugin.engine.raster import RasterReader, StackedReader, describe
 
 from .conftest import Messages, read
 
@@ -187,12 +188,14 @@ class StoppableOp(SlowOp):
         self.gate.set()
 
 
-def test_cancel_stops_the_op(make_raster, tmp_path):
-    watcher = Messages(cancel_after=1)
+def test_cancel_stops_op_and_reader(make_raster):
     op = StoppableOp(threading.Event())
+    reader = StackedReader([RasterReader(describe(make_raster()))])
     with pytest.raises(Cancelled):
-        run(op, make_raster(), tmp_path / "o.tif", progress=watcher.progress)
+        list(blocks.iter_blocks(reader, op, progress=Messages(cancel_after=1).progress))
     assert op.opened == [True]
+    with pytest.raises(Cancelled):
+        reader.read(Window(0, 0, 5, 5))
 
 
 class FixedSizeOp(blocks.Op):

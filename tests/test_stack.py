@@ -201,9 +201,9 @@ def test_real_files_without_an_offset_are_recognised(t48que, tmp_path, messages)
 @pytest.mark.parametrize("folder", ["s2a_29rkh_20200219", "t43rcp_pair/l2a_20200604", "t43rcp_pair/l2a_20200813", "t48que_20200223_l2a"])
 def test_no_real_scene_without_offset_is_taken_for_one_with_it(folder):
     paths = sorted(shared_data(folder).glob("B*.tif"))
-    assert radiometry.look_at_pixels({p.stem: (str(p), 1) for p in paths}).verdict == "absent"
+    assert radiometry.look_at_pixels({p.stem: (str(p), 1) for p in paths}, Progress()).verdict == "absent"
     for path in paths:  # a single band must not be enough for the opposite
-        assert radiometry.look_at_pixels({path.stem: (str(path), 1)}).verdict != "present"
+        assert radiometry.look_at_pixels({path.stem: (str(path), 1)}, Progress()).verdict != "present"
 
 
 def grid_of(size, epsg="EPSG:32633"):

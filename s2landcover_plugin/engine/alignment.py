@@ -270,6 +270,10 @@ class Displaced:
         """As Reader has it."""
         return self.reader.reads_whole_tiles(window)
 
+    def stop(self) -> None:
+        """As Reader has it."""
+        self.reader.stop()
+
 
 def aligned_reader(
     image: RasterInfo, reference: Grid, matrix: np.ndarray, resampling: str, indexes: Sequence[int] | None = None

@@ -99,7 +99,7 @@ def run_stack(
     scene = SceneBands(tuple(sources), scl)
     plan = StackPlan((scene,), grid, options.resampling, metadata, sentinel2.CLOUD_CLASSES, index_names=options.indices)
     with OutputFiles(inputs) as files:
-        share = write_stack(plan, files.path(output), progress)
+        share = write_stack(plan, files.path(output), progress.part(0.1, 1))
         if share == 0:
             raise EngineError("The stack has no valid pixel", product or ", ".join(inputs), "choose an area with data: DN 0 is nodata")
     return StackReport((*(source.name for source in sources), *options.indices), grid, share)
@@ -121,7 +121,7 @@ def _all_sources(inputs: Sequence[str], offset_policy: str) -> dict[str, BandSou
 def _checked(sources: Sequence[BandSource], policy: str, progress: Progress) -> list[BandSource]:
     """The sources with their radiometry checked against the pixels, as those of one scene."""
     whole = [s for s in sources if s.name in sentinel2.BY_NAME and not s.info.bands[s.index - 1].dtype.startswith("float")]
-    pixels = look_at_pixels({source.name: (source.info.path, source.index) for source in whole})
+    pixels = look_at_pixels({source.name: (source.info.path, source.index) for source in whole}, progress)
     weighed = weigh({source.name: source.decision for source in whole}, pixels, "The files", policy, progress)
     return [replace(source, decision=weighed.get(source.name, source.decision)) for source in sources]
 

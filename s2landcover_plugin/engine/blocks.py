@@ -183,7 +183,7 @@ def iter_blocks(
         flying: deque[Future[Any]] = deque()
         stack.callback(_drain, flying)
         upcoming = iter(todo)
-        work = _Work(op, todo, watch)
+        work = _Work(reader, op, todo, watch)
         for _ in todo:
             while len(flying) < ahead and (window := next(upcoming, None)) is not None:
                 flying.append(pool.submit(compute_block, reader, op, window))
@@ -195,8 +195,8 @@ def iter_blocks(
 class _Work:
     """How far a run is: by blocks, or by what its op has spent where that is more."""
 
-    def __init__(self, op: Op | None, todo: Sequence[Window], progress: Progress) -> None:
-        self.op, self.progress = op, progress
+    def __init__(self, reader: Reader, op: Op | None, todo: Sequence[Window], progress: Progress) -> None:
+        self.reader, self.op, self.progress = reader, op, progress
         self.blocks, self.blocks_done = len(todo), 0
         self.total = sum(op.effort(window) for window in todo) if op else 0
 
@@ -204,6 +204,12 @@ class _Work:
         """Tell it, and raise Cancelled if the user asked to stop."""
         spent = self.op.spent / self.total if self.op and self.total else 0.0
         self.progress.report(max(self.blocks_done / self.blocks, spent))
+
+    def stop(self) -> None:
+        """Tell those who are at it that nothing is wanted any more."""
+        self.reader.stop()
+        if self.op is not None:
+            self.op.stop()
 
 
 def _wait_for(future: Future[Any], flying: deque[Future[Any]], work: _Work) -> Any:
@@ -217,8 +223,7 @@ def _wait_for(future: Future[Any], flying: deque[Future[Any]], work: _Work) -> A
                 work.look()
             except BaseException:
                 flying.appendleft(future)
-                if work.op is not None:
-                    work.op.stop()
+                work.stop()
                 raise
 
 

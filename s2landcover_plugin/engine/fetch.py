@@ -169,7 +169,7 @@ def run_fetch(
         grid, parts = copy_windows(parts, order, Accesses(network, catalog, search.catalog), network, progress.part(0.1, 0.7))
         choice = replace(choice, scenes=tuple(part.scene for part in parts))
         clouds = _clouds(parts, grid, progress.part(0.7, 0.75))
-        decided = {part.scene.id: _decisions(part, options, progress) for part in parts}
+        decided = {part.scene.id: _decisions(part, options, progress.part(0.75, 0.75)) for part in parts}
         facts = {
             acquisition.SCENES: ",".join(scene.id for scene in choice.scenes),
             acquisition.DATETIME: choice.datetime,
@@ -234,7 +234,7 @@ def _decisions(part: SceneFiles, options: FetchOptions, progress: Progress) -> d
     scene = part.scene
     decisions = {name: decide(scene.properties, asset.asset, scene.product, options.offset_policy) for name, asset in part.assets.items()}
     spectral = {name: for_real_numbers(d, part.local[name]) for name, d in decisions.items() if name != sentinel2.SCL}
-    pixels = look_at_pixels({name: (part.local[name], 1) for name in spectral})
+    pixels = look_at_pixels({name: (part.local[name], 1) for name in spectral}, progress)
     return {**decisions, **weigh(spectral, pixels, scene.id, options.offset_policy, progress)}
 
 

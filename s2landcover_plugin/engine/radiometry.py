@@ -154,7 +154,7 @@ class PixelEvidence:
         return ", ".join(f"{name} {dn:.0f}" for name, dn in sorted(self.lowest_dn.items(), key=lambda entry: entry[1])[:3])
 
 
-def look_at_pixels(bands: Mapping[str, tuple[str, int]]) -> PixelEvidence:
+def look_at_pixels(bands: Mapping[str, tuple[str, int]], progress: Progress) -> PixelEvidence:
     """Judge from the lowest valid DN of the bands of one scene whether they still carry +1000.
 
     Water, shadow and dense vegetation have reflectances near 0 in some band, so that without the offset the 0.1 % quantile of the
@@ -165,7 +165,9 @@ def look_at_pixels(bands: Mapping[str, tuple[str, int]]) -> PixelEvidence:
         bands: name -> (file, 1-based band) of stored DN; a decimated view is read.
     """
     lowest = {}
-    for name, (path, index) in bands.items():
+    for number, (name, (path, index)) in enumerate(bands.items()):
+        # a view of a whole tile takes half a second
+        progress.report(number / len(bands))
         data, valid = read_preview(path, [index], PREVIEW_PX)
         values = data[valid & (data != 0)]
         if values.size >= MIN_PIXELS:

@@ -10,7 +10,7 @@ import numpy as np
 from osgeo import gdal
 
 from .crs import quiet_gdal, same_crs, source_pixels_per_pixel
-from .errors import EngineError
+from .errors import Cancelled, EngineError
 from .grid import Grid, Window
 from .legend import LegendClass
 from .shifting import TYPES, Lattice, between, lattice_between
@@ -210,6 +210,9 @@ class Reader(Protocol):
     def reads_whole_tiles(self, window: Window) -> bool:
         """Whether no other window needs a tile of the file that this one needs, if windows do not overlap."""
 
+    def stop(self) -> None:
+        """Called from another thread when nothing is wanted any more: reads end early, by raising Cancelled."""
+
 
 class RasterReader:
     """Windows of some bands of one raster, on its own grid or brought to another. Can be sent to another process.
@@ -261,6 +264,7 @@ class RasterReader:
 
     def _forget(self) -> None:
         """Nothing is open."""
+        self._stopped = False
         self._open = threading.local()
         self._shared: list[gdal.Dataset] = []
         self._one_at_a_time = threading.Lock()
@@ -295,6 +299,10 @@ class RasterReader:
             if covered is not None:
                 ok &= covered
         return data, valid
+
+    def stop(self) -> None:
+        """As Reader has it."""
+        self._stopped = True
 
     def reads_whole_tiles(self, window: Window) -> bool:
         """As Reader has it."""
@@ -380,6 +388,8 @@ class RasterReader:
             gdal.ErrorReset()
             done = True
             for number, plane in zip(numbers, data):
+                if self._stopped:
+                    raise Cancelled
                 band = dataset.GetRasterBand(number)
                 source = band.GetMaskBand() if mask else band
                 try:
@@ -470,6 +480,11 @@ class StackedReader:
     def reads_whole_tiles(self, window: Window) -> bool:
         """As Reader has it."""
         return all(reader.reads_whole_tiles(window) for reader in self.readers)
+
+    def stop(self) -> None:
+        """As Reader has it."""
+        for reader in self.readers:
+            reader.stop()
 
 
 def read_legend(path: str) -> list[LegendClass]:

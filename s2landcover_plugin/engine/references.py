@@ -71,6 +71,10 @@ class MaskReader:
         """As Reader has it."""
         return self.reader.reads_whole_tiles(window)
 
+    def stop(self) -> None:
+        """As Reader has it."""
+        self.reader.stop()
+
     def _inside(self, filled: Grid, window: Window) -> np.ndarray:
         """(rows, cols), pixels whose centre lies inside of a grid."""
         x0, width, _, y0, _, height = self.grid.geotransform
