@@ -56,9 +56,9 @@ def measured(rounds: int) -> dict[tuple[str, int, int], Cost]:
 
 def table(found: dict[tuple[str, int, int], Cost]) -> str:
     """All figures as Markdown, and how far each row of times is from a straight line."""
-    lines = ["| method | pixels | bands | wall s | CPU s | MB |", "| --- | --- | --- | --- | --- | --- |"]
+    lines = ["| method | pixels | bands | CPU s | MB |", "| --- | --- | --- | --- | --- |"]
     for (method, side, count), cost in found.items():
-        lines.append(f"| {METHODS[method]} | {side} x {side} | {count} | {cost.wall:.2f} | {cost.cpu:.2f} | {cost.peak_mb:.0f} |")
+        lines.append(f"| {METHODS[method]} | {side} x {side} | {count} | {cost.cpu:.2f} | {cost.peak_mb:.0f} |")
     lines.append("")
     for method, name in METHODS.items():
         for what, x, y in rows(found, method):
@@ -91,7 +91,7 @@ def draw(found: dict[tuple[str, int, int], Cost], path: Path) -> None:
             axes[0, column].plot(x, line, color=colour, linewidth=1, alpha=0.5)
             axes[0, column].plot(x, y, mark, color=colour, label=name)
             axes[1, column].plot(x, [found[key].peak_mb for key in keys], mark + "-", color=colour, linewidth=1, label=name)
-    for axis, text in zip(axes[:, 0], ("CPU time (s), without the start of QGIS", "Peak memory (MB), with QGIS")):
+    for axis, text in zip(axes[:, 0], ("CPU time (s)", "Peak memory (MB)")):
         axis.set_ylabel(text)
     for axis, text in zip(axes[1], ("Million pixels, 4 bands", f"Bands, {SIDE} x {SIDE} pixels")):
         axis.set_xlabel(text)

@@ -86,17 +86,28 @@ class RasterWriter:
     def write(self, window: Window, planes: Sequence[np.ndarray] | np.ndarray, valid: np.ndarray) -> None:
         """Write the planes of a window; pixels that are not valid, (rows, cols) or (planes, rows, cols), get nodata."""
         each_valid = np.broadcast_to(valid, (len(planes), *valid.shape[-2:]))
+        complete = self._completes_tiles(window)
         with quiet_gdal():
             for index, (band, plane, ok) in enumerate(zip(self.bands, planes, each_valid), 1):
                 values = plane if ok.all() else np.where(ok, plane, np.asarray(band.nodata, band.dtype))
                 values = values.astype(band.dtype, copy=False)
                 gdal.ErrorReset()
                 try:
-                    failed = self._dataset.GetRasterBand(index).WriteArray(values, window.x, window.y) != 0
+                    target = self._dataset.GetRasterBand(index)
+                    failed = target.WriteArray(values, window.x, window.y) != 0
+                    if complete:
+                        # else hundreds of megabytes would wait in GDAL's cache, and a stopped run would write them in the end
+                        target.FlushCache()
+                        failed = failed or gdal.GetLastErrorType() >= gdal.CE_Failure
                 except RuntimeError:
                     failed = True
                 if failed:
                     raise self._write_error()
+
+    def _completes_tiles(self, window: Window) -> bool:
+        """Whether a window is made of whole tiles, which are written once."""
+        ends = ((window.x + window.width, self._dataset.RasterXSize), (window.y + window.height, self._dataset.RasterYSize))
+        return not (window.x % TILE_PX or window.y % TILE_PX) and all(end % TILE_PX == 0 or end == size for end, size in ends)
 
     def _write_error(self) -> EngineError:
         folder = os.path.dirname(os.path.dirname(self.path))
