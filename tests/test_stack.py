@@ -11,13 +11,13 @@ from osgeo import gdal
 from s2landcover_plugin.engine import radiometry, sentinel2
 from s2landcover_plugin.engine.bandfiles import StackOptions, run_stack
 from s2landcover_plugin.engine.crs import Aoi
-from s2landcover_plugin.engine.errors import EngineError
+from s2landcover_plugin.engine.errors import Cancelled, EngineError
 from s2landcover_plugin.engine.grid import Grid
 from s2landcover_plugin.engine.progress import Progress
 from s2landcover_plugin.engine.raster import BandInfo
 from s2landcover_plugin.engine.stack import stack_grid
 
-from .conftest import read, shared_data, write_raster
+from .conftest import Messages, read, shared_data, write_raster
 
 
 def test_real_bands_of_three_resolutions_share_the_10_m_grid(t48que, tmp_path):
@@ -299,3 +299,18 @@ def test_only_descriptions_of_one_band_identify_it():
     texts = {"B04": "B04", "b4": "B04", "B8A_20m": "B8A", "B04 (red)": "B04", "B08/B04 ratio": "B08/B04 ratio", "std B04": "std B04"}
     for text, name in texts.items():
         assert sentinel2.identify(BandInfo(1, text, "", "uint16", 0, None, 0)) == name
+
+
+def test_progress_goes_forward_only_and_a_stop_is_seen_while_pixels_are_looked_at(tmp_path):
+    rng = np.random.default_rng(0)
+    path = write_raster(tmp_path / "s.tif", rng.integers(1, 3000, (2, 700, 700)).astype(np.uint16), names=("B03", "B04"), scale=(1e-4, 0))
+    messages = Messages()
+    run_stack([path], str(tmp_path / "o.tif"), StackOptions(), None, messages.progress)
+    assert messages.fractions == sorted(messages.fractions) and messages.fractions[-1] == 1
+    looked = [fraction for fraction in messages.fractions if 0 < fraction < 0.1]
+    assert len(looked) > 20
+
+    later = Messages(cancel_after=len(looked) // 2)
+    with pytest.raises(Cancelled):
+        radiometry.look_at_pixels({"B03": (path, 1), "B04": (path, 2)}, later.progress)
+    assert later.fractions and later.fractions[-1] < 0.6

@@ -121,7 +121,7 @@ def _all_sources(inputs: Sequence[str], offset_policy: str) -> dict[str, BandSou
 def _checked(sources: Sequence[BandSource], policy: str, progress: Progress) -> list[BandSource]:
     """The sources with their radiometry checked against the pixels, as those of one scene."""
     whole = [s for s in sources if s.name in sentinel2.BY_NAME and not s.info.bands[s.index - 1].dtype.startswith("float")]
-    pixels = look_at_pixels({source.name: (source.info.path, source.index) for source in whole}, progress)
+    pixels = look_at_pixels({source.name: (source.info.path, source.index) for source in whole}, progress.part(0, 0.1))
     weighed = weigh({source.name: source.decision for source in whole}, pixels, "The files", policy, progress)
     return [replace(source, decision=weighed.get(source.name, source.decision)) for source in sources]
 

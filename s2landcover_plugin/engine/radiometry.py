@@ -166,9 +166,8 @@ def look_at_pixels(bands: Mapping[str, tuple[str, int]], progress: Progress) -> 
     """
     lowest = {}
     for number, (name, (path, index)) in enumerate(bands.items()):
-        # a view of a whole tile takes half a second
-        progress.report(number / len(bands))
-        data, valid = read_preview(path, [index], PREVIEW_PX)
+        part = progress.part(number / len(bands), (number + 1) / len(bands))
+        data, valid = read_preview(path, [index], PREVIEW_PX, part)
         values = data[valid & (data != 0)]
         if values.size >= MIN_PIXELS:
             lowest[name] = float(np.quantile(values, LOW_QUANTILE))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import Any, Protocol, Sequence
+from typing import Any, Callable, Protocol, Sequence
 
 import numpy as np
 from osgeo import gdal
@@ -13,6 +13,7 @@ from .crs import quiet_gdal, same_crs, source_pixels_per_pixel
 from .errors import Cancelled, EngineError
 from .grid import Grid, Window
 from .legend import LegendClass
+from .progress import Progress
 from .shifting import TYPES, Lattice, between, lattice_between
 
 GDAL_TYPES = {
@@ -524,7 +525,9 @@ def _table_names(table: gdal.RasterAttributeTable | None) -> dict[int, str]:
     return {table.GetValueAsInt(row, code): table.GetValueAsString(row, name) for row in range(table.GetRowCount())}
 
 
-def read_preview(path: str, indexes: Sequence[int], longest_px: int = 900) -> tuple[np.ndarray, np.ndarray]:
+def read_preview(
+    path: str, indexes: Sequence[int], longest_px: int = 900, progress: Progress | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """A decimated copy (nearest) of some bands, longest side at most `longest_px`.
 
     Returns:
@@ -532,16 +535,24 @@ def read_preview(path: str, indexes: Sequence[int], longest_px: int = 900) -> tu
 
     Raises:
         EngineError: the file cannot be read.
+        Cancelled: the user asked to stop.
     """
+    watch = progress or Progress()
     info = describe(path)
     dataset = open_dataset(path)
     factor = min(1.0, longest_px / max(dataset.RasterXSize, dataset.RasterYSize))
     size = max(1, round(dataset.RasterXSize * factor)), max(1, round(dataset.RasterYSize * factor))
     with quiet_gdal():
         try:
-            planes = [dataset.GetRasterBand(i).ReadAsArray(buf_xsize=size[0], buf_ysize=size[1]) for i in indexes]
+            planes = [
+                dataset.GetRasterBand(index).ReadAsArray(
+                    buf_xsize=size[0], buf_ysize=size[1], callback=_watcher(watch.part(number / len(indexes), (number + 1) / len(indexes)))
+                )
+                for number, index in enumerate(indexes)
+            ]
         except RuntimeError:
             planes = [None]
+        watch.check_cancelled()
         if any(plane is None for plane in planes):
             raise EngineError(f"The raster cannot be read ({gdal_reason()})", path, "the file is damaged or cut off: get it again")
     data = np.stack(planes)
@@ -549,3 +560,16 @@ def read_preview(path: str, indexes: Sequence[int], longest_px: int = 900) -> tu
     for plane, ok, index in zip(data, valid, indexes):
         _usable(plane, info.bands[index - 1].nodata, ok)
     return data, valid
+
+
+def _watcher(progress: Progress) -> Callable[[float, str, Any], int]:
+    """What GDAL calls while it reads; nothing may be raised there."""
+
+    def watch(share: float, _: str, __: Any) -> int:
+        try:
+            progress.report(share)
+        except Cancelled:
+            return 0
+        return 1
+
+    return watch
