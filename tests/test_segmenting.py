@@ -7,6 +7,7 @@ import os
 import pickle
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
@@ -19,9 +20,10 @@ from s2landcover_plugin.engine.bandfiles import StackOptions, run_stack
 from s2landcover_plugin.engine.errors import Cancelled, EngineError
 from s2landcover_plugin.engine.networks import Network
 from s2landcover_plugin.engine.onnx_file import inspect_model
+from s2landcover_plugin.engine.probing import OutputFacts
 from s2landcover_plugin.engine.progress import Progress
 from s2landcover_plugin.engine.raster import describe, read_legend
-from s2landcover_plugin.engine.segmentation import uncertainty
+from s2landcover_plugin.engine.segmentation import Segment, Tiling, Wanted, uncertainty
 from s2landcover_plugin.engine.segmenting import SegmentOptions, SegmentOutputs, run_segmentation
 
 from .conftest import Messages, read, shared_data, write_raster
@@ -721,6 +723,15 @@ def test_values_that_are_no_numbers(tmp_path, raster):
     net = Net().body()
     net.add("Sub", net.constant(np.float32(1e4))).add("Sqrt")
     refused(tmp_path, net.output().save(tmp_path / "nan.onnx"), source, "not numbers")
+
+
+def test_logits_of_impossible_classes():
+    """Minus infinity does not hide the class of a pixel, not a number does; probabilities are all numbers."""
+    model = SimpleNamespace(output=OutputFacts(0, "NCHW", "logits", 3, 1, 0))
+    answers = np.array([[0.5, 1], [-np.inf, 2], [1, 0]])
+    op, with_probabilities = (Segment(model, Tiling(16, 2, 1), wanted=Wanted(kind)) for kind in ("", "byte"))
+    assert op._has_classes(answers) and not with_probabilities._has_classes(answers)
+    assert not op._has_classes(np.where(answers == 2, np.nan, answers))
 
 
 def test_index_maps_have_no_probabilities(tmp_path, raster):

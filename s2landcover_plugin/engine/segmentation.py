@@ -298,6 +298,11 @@ class Segment(Op):
                 total = found / 8 if total is None else total + found / 8
         return np.asarray(total)
 
+    def _has_classes(self, answers: np.ndarray) -> bool:
+        """Whether answers (classes, n) tell the class of every pixel; logits may be minus infinity for some classes."""
+        raw = self.only_classes and self.model.output.kind == "logits"
+        return bool(np.isfinite(answers.max(axis=0) if raw else answers).all())
+
     def _planes(self, found: np.ndarray, inner: np.ndarray, window: Window) -> Block:
         dtype = self.outputs[0].dtype
         if self.model.output.kind == "index":
@@ -308,8 +313,8 @@ class Segment(Op):
                 what = f"The model gives the class {int(numbers[known].max())}, more than its class names tell"
                 raise EngineError(what, self.model.network.path, "name all classes in CLASS_NAMES, or in the JSON beside the model")
             return Block((np.where(known, numbers + 1, NODATA_CODE).astype(dtype),), known, window)
-        # one number that is none makes the sum none; only then it matters where it is
-        if not np.isfinite(found.sum(dtype=np.float64)) and not np.isfinite(found[:, inner]).all():
+        # one number that is none makes the sum none; only then it matters which
+        if not np.isfinite(found.sum(dtype=np.float64)) and not self._has_classes(found[:, inner]):
             fix = "check SCALE and BANDS: such values come from input that the network does not know, or from float16"
             raise EngineError("The model gives values that are not numbers", f"{self.model.network.path}, {window}", fix)
         planes: list[np.ndarray] = [(self.model.classes(found) + 1).astype(dtype)]
