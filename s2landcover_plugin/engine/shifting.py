@@ -1,4 +1,4 @@
-"""Images between their pixels: resampling by a shift, or to a fraction of the pixel size, by kernels of 4 x 4 pixels.
+"""Images between their pixels: resampling by a shift, or to a fraction of the pixel size, by separable kernels.
 
 That takes a twentieth of the time of a general warp (docs/performance.md).
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Sequence
+from typing import Sequence
 
 import numpy as np
 
@@ -135,7 +135,8 @@ def shifted(
     rows, columns = data.shape[1] - BEFORE - AFTER, data.shape[2] - BEFORE - AFTER
     # halves and quarters of a pixel give values that lie exactly between two whole numbers: float64 tells them from others
     kind = np.float64 if method == "cubic" and all(4 * part == round(4 * part) for part in fraction) else np.float32
-    kernel, linear = (np.outer(*(taps(part, each) for part in reversed(fraction))).astype(kind) for each in (method, "bilinear"))
+    kernels = [taps(part, method).astype(kind) for part in fraction]
+    linear = [taps(part, "bilinear").astype(kind) for part in fraction]
     result = np.empty((len(data), rows, columns), data.dtype)
     x, y = (BEFORE + math.floor(part + 0.5) for part in fraction)
     usable: np.ndarray = valid[:, y : y + rows, x : x + columns].copy()
@@ -146,11 +147,14 @@ def shifted(
             more = slice(top, min(top + STRIP_ROWS, rows) + BEFORE + AFTER)
             # twice as fast as to let OpenCV filter whole numbers
             values = plane[more].astype(kind)
-            # halves up, as GDAL rounds
-            half = 0.5 if target.dtype.kind in "iu" else 0.0
-            found = _filtered(values, kernel, half) if complete else _filtered_around(values, ok[more], known[here], (kernel, linear), half)
-            if half:
-                _into_limits(found, np.iinfo(target.dtype))
+            found = _filtered(values, kernels) if complete else _filtered_around(values, ok[more], known[here], kernels, linear)
+            if target.dtype.kind in "iu":
+                limits = np.iinfo(target.dtype)
+                # halves up, as GDAL rounds
+                found += kind(0.5)
+                np.floor(found, out=found)
+                np.maximum(found, kind(limits.min), out=found)
+                np.minimum(found, kind(limits.max), out=found)
             target[here] = found
         if missing is not None and math.isfinite(missing):
             hit = target == target.dtype.type(missing)
@@ -161,34 +165,20 @@ def shifted(
     return result, usable
 
 
-def _into_limits(values: np.ndarray, limits: np.iinfo[Any]) -> None:
-    """What is left of the fractions becomes nothing when whole numbers are stored, if it is cut off towards 0."""
-    # of a part of an array NumPy finds them ten times slower
-    least, most, *_ = require("cv2").minMaxLoc(values)
-    if least < 0:
-        np.floor(values, out=values)
-    # kernels overshoot, but seldom beyond what the type holds
-    if least < limits.min or most > limits.max:
-        # three times as fast as clip
-        np.maximum(values, values.dtype.type(limits.min), out=values)
-        np.minimum(values, values.dtype.type(limits.max), out=values)
-
-
-def _filtered(values: np.ndarray, kernel: np.ndarray, more: float = 0.0) -> np.ndarray:
-    """(rows + 3, cols + 3) filtered with a kernel (4, 4), and `more` added: (rows, cols) of the same type."""
-    beyond = BEFORE + AFTER
-    return np.asarray(require("cv2").filter2D(values, -1, kernel, anchor=(0, 0), delta=more)[:-beyond, :-beyond])
+def _filtered(values: np.ndarray, kernels: list[np.ndarray]) -> np.ndarray:
+    """(rows + 3, cols + 3) filtered along both axes: (rows, cols) of the same type."""
+    more = BEFORE + AFTER
+    return np.asarray(require("cv2").sepFilter2D(values, -1, *kernels, anchor=(0, 0))[:-more, :-more])
 
 
 def _filtered_around(
-    values: np.ndarray, ok: np.ndarray, known: np.ndarray, kernels: tuple[np.ndarray, np.ndarray], more: float
+    values: np.ndarray, ok: np.ndarray, known: np.ndarray, kernels: list[np.ndarray], linear: list[np.ndarray]
 ) -> np.ndarray:
-    """As _filtered, with what is not ok left out: then of the four nearest pixels only, by the second kernel."""
+    """As _filtered, with what is not ok left out: then of the four nearest pixels only."""
     cv2 = require("cv2")
-    kernel, linear = kernels
     if ok.all():
-        return _filtered(values, kernel, more)
+        return _filtered(values, kernels)
     values[~ok] = 0
-    four = _filtered(values, linear) / np.where(known, _filtered(ok.astype(values.dtype), linear), 1) + values.dtype.type(more)
+    four = _filtered(values, linear) / np.where(known, _filtered(ok.astype(values.dtype), linear), 1)
     complete = cv2.erode(ok.astype(np.uint8), np.ones((4, 4), np.uint8), anchor=(0, 0))[: known.shape[0], : known.shape[1]] > 0
-    return np.where(complete, _filtered(values, kernel, more), four)
+    return np.where(complete, _filtered(values, kernels), four)
