@@ -215,8 +215,8 @@ def _ecc(patch: Patch, start: _Coarse) -> PatchShift | None:
     image = np.ascontiguousarray(patch.image[(slice(None), *moved)].reshape(-1, mask.shape[1]))
     everywhere = np.tile(mask.astype(np.uint8), (len(patch.reference), 1))
     warp = np.eye(2, 3, dtype=np.float32)
-    # one or two steps fewer
-    warp[:, 2] = start.fine - start.whole
+    # one or two steps fewer; rounded, because the last digits of a transform depend on where its numbers lie in memory
+    warp[:, 2] = np.rint(16 * (start.fine - start.whole)) / 16
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, ECC_STEPS, ECC_STOP)
     try:
         correlation, warp = cv2.findTransformECC(reference, image, warp, cv2.MOTION_TRANSLATION, criteria, everywhere, ECC_BLUR_PX)

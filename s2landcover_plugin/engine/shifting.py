@@ -133,9 +133,8 @@ def shifted(
         data and valid, (bands, rows, cols), in the type of the input.
     """
     rows, columns = data.shape[1] - BEFORE - AFTER, data.shape[2] - BEFORE - AFTER
-    # in float32 the last digits depend on where in a row a pixel lies (OpenCV's vectors and what is left of a row differ), and with them,
-    # near halves, whole numbers: a pixel would depend on the size of the blocks
-    kind = np.float64
+    # halves and quarters of a pixel give values that lie exactly between two whole numbers: float64 tells them from others
+    kind = np.float64 if method == "cubic" and all(4 * part == round(4 * part) for part in fraction) else np.float32
     kernels = [taps(part, method).astype(kind) for part in fraction]
     linear = [taps(part, "bilinear").astype(kind) for part in fraction]
     result = np.empty((len(data), rows, columns), data.dtype)
