@@ -546,7 +546,9 @@ def read_preview(
         try:
             planes = [
                 dataset.GetRasterBand(index).ReadAsArray(
-                    buf_xsize=size[0], buf_ysize=size[1], callback=_watcher(watch.part(number / len(indexes), (number + 1) / len(indexes)))
+                    buf_xsize=size[0],
+                    buf_ysize=size[1],
+                    callback=gdal_callback(watch.part(number / len(indexes), (number + 1) / len(indexes))),
                 )
                 for number, index in enumerate(indexes)
             ]
@@ -562,14 +564,14 @@ def read_preview(
     return data, valid
 
 
-def _watcher(progress: Progress) -> Callable[[float, str, Any], int]:
-    """What GDAL calls while it reads; nothing may be raised there."""
+def gdal_callback(progress: Progress) -> Callable[[float, str, object], int]:
+    """What GDAL calls while it works, to tell the share done and to ask whether to go on; nothing may be raised there."""
 
-    def watch(share: float, _: str, __: Any) -> int:
+    def go_on(share: float, _message: str, _data: object) -> int:
         try:
             progress.report(share)
         except Cancelled:
             return 0
         return 1
 
-    return watch
+    return go_on

@@ -13,13 +13,13 @@ import numpy as np
 from osgeo import gdal, ogr, osr
 
 from .crs import quiet_gdal, spatial_reference
-from .errors import Cancelled, EngineError
+from .errors import EngineError
 from .files import shown_folder
 from .geotiff import TILED
 from .grid import Grid
 from .legend import LegendClass, polygon_qml
 from .progress import Progress
-from .raster import BoundedCache, gdal_reason, open_dataset
+from .raster import BoundedCache, gdal_callback, gdal_reason, open_dataset
 
 CODE = "code"
 EDGE_STEPS = 100
@@ -77,7 +77,7 @@ def sieve(source: str, target: str, min_px: int, progress: Progress) -> None:
         )
         band = copied.GetRasterBand(1)
         for number, step in enumerate(steps if min_px > 1 else []):
-            watch = _callback(progress.part(number / len(steps), (number + 1) / len(steps)))
+            watch = gdal_callback(progress.part(number / len(steps), (number + 1) / len(steps)))
             _try(partial(gdal.SieveFilter, band, band.GetMaskBand(), band, step, 4, [], watch), target, progress)
         _try(copied.FlushCache, target)
 
@@ -108,7 +108,7 @@ def trace(raster: str, parts: str, progress: Progress) -> None:
                 "parts", str(dataset.GetProjection() or ""), ogr.wkbPolygon, ["SPATIAL_INDEX=NO", "GEOMETRY_NAME=geom"]
             )
             layer.CreateField(ogr.FieldDefn(CODE, ogr.OFTInteger))
-            _try(partial(gdal.Polygonize, band, band.GetMaskBand(), layer, 0, [], _callback(progress)), parts, progress)
+            _try(partial(gdal.Polygonize, band, band.GetMaskBand(), layer, 0, [], gdal_callback(progress)), parts, progress)
 
 
 def has_polygons(path: str, layer: str = "") -> bool:
@@ -156,7 +156,7 @@ def burn_mask(path: str, layer_name: str, grid: Grid, target: str, progress: Pro
             mask.SetProjection(grid.crs)
         band = mask.GetRasterBand(1)
         band.Fill(1)
-        burn = partial(gdal.RasterizeLayer, mask, [1], inside, burn_values=[2], callback=_callback(progress.part(0.5, 1)))
+        burn = partial(gdal.RasterizeLayer, mask, [1], inside, burn_values=[2], callback=gdal_callback(progress.part(0.5, 1)))
         _try(burn, target, progress)
         _try(mask.FlushCache, target)
     return count
@@ -276,7 +276,7 @@ def burn_ids(parts: str, raster: str, target: str, progress: Progress) -> None:
         ids.SetGeoTransform(model.GetGeoTransform())
         ids.SetProjection(model.GetProjection())
         numbered = source.ExecuteSQL("SELECT geom, CAST(fid AS INTEGER) + 0 AS number FROM parts")
-        burn = partial(gdal.RasterizeLayer, ids, [1], numbered, options=["ATTRIBUTE=number"], callback=_callback(progress))
+        burn = partial(gdal.RasterizeLayer, ids, [1], numbered, options=["ATTRIBUTE=number"], callback=gdal_callback(progress))
         _try(burn, target, progress)
         source.ReleaseResultSet(numbered)
         _try(ids.FlushCache, target)
@@ -334,19 +334,6 @@ def _feature(layer: ogr.Layer, geometry: ogr.Geometry | None, values: dict[str, 
     if geometry is not None:
         feature.SetGeometry(geometry)
     return feature
-
-
-def _callback(progress: Progress) -> Callable[..., int]:
-    """GDAL's way to ask whether to go on."""
-
-    def go_on(share: float, _message: str, _data: object) -> int:
-        try:
-            progress.report(share)
-        except Cancelled:
-            return 0
-        return 1
-
-    return go_on
 
 
 def _try(action: Callable[[], Any], path: str, progress: Progress | None = None) -> Any:
