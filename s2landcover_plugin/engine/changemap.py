@@ -15,7 +15,7 @@ from .legend import LegendClass
 
 LEGEND = (LegendClass(NO_CHANGE, "No change", (222, 226, 218)), LegendClass(CHANGE, "Change", (204, 51, 17)))
 MAGNITUDE_BAND = OutputBand("magnitude", "float32", -1.0)
-CHUNK_PX = 1 << 14
+CHUNK_PX = 1 << 15
 """Pixels per step: a dozen planes of float32 stay near the cache."""
 NEAR = 1e-5
 """NDVI in float32 this near to the threshold is computed again in float64."""
@@ -66,12 +66,16 @@ class DecideChange(Op):
             for code, rule in zip(codes, self.rules):
                 code[:] = codes[-1] if rule.method == "ndvi-drop" else rule.decide(self.space, pixels, features)
             magnitude[:] = self.space.magnitude(features)
-        reasons[~(ok & np.isfinite(features).all(axis=0))] = NO_DATA
+        if stored.dtype.kind == "f":
+            ok = ok & np.isfinite(features).all(axis=0)
+        if not ok.all():
+            reasons[~ok] = NO_DATA
         codes += NO_CHANGE
-        left_out = reasons != USED
-        if left_out.any():
-            codes[:, left_out] = UNKNOWN
-            magnitude[left_out] = MAGNITUDE_BAND.nodata
+        used = reasons == USED
+        if not used.all():
+            # what is left out is UNKNOWN, which is 0
+            codes *= used
+            magnitude[~used] = MAGNITUDE_BAND.nodata
 
     def _fallen(self, stored: np.ndarray, drop: np.ndarray) -> np.ndarray:
         """(n,) whether NDVI fell by more than the threshold, as float64 has it."""

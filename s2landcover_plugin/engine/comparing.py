@@ -119,11 +119,13 @@ class Overview:
         few, valid = [plane[picked] for plane in planes], valid[picked]
         if self.made is not None:
             few, valid = self.made(few)
-        each_valid = np.broadcast_to(valid, (len(few), *valid.shape[-2:]))
-        for number, (plane, ok) in enumerate(zip(few, each_valid)):
-            values = np.where(ok, plane, 0).astype(np.float32)
-            for target, added in ((self._sums, values), (self._counts, ok.astype(np.float32))):
-                target[number][here] += np.add.reduceat(np.add.reduceat(added, rows, axis=0), columns, axis=1)
+        for number, plane in enumerate(few):
+            ok = valid if valid.ndim == 2 else valid[number]
+            self._sums[number][here] += _sums(np.where(ok, plane, 0), rows, columns)
+            if valid.ndim == 3:
+                self._counts[number][here] += _sums(ok, rows, columns)
+        if valid.ndim == 2:
+            self._counts[(slice(None), *here)] += _sums(valid, rows, columns)
 
     def _cells(self, start: int, length: int) -> tuple[slice, np.ndarray, int]:
         """Of a window that begins at `start`: which pixels are taken, where among them the cells begin, and the number of the first."""
@@ -137,6 +139,11 @@ class Overview:
     def means(self) -> np.ndarray:
         """(planes, rows, cols); NaN where nothing was valid."""
         return np.divide(self._sums, self._counts, out=np.full(self._sums.shape, np.nan), where=self._counts > 0)
+
+
+def _sums(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Sums of cells that begin at these rows and columns."""
+    return np.asarray(np.add.reduceat(np.add.reduceat(values.astype(np.float32), rows, axis=0), columns, axis=1))
 
 
 def figure_text(value: float) -> str:

@@ -58,12 +58,11 @@ class IrMad:
             before, after: (n, n_px).
         """
         weights, constant = self._standardized
-        n = len(constant)
-        both = np.empty((2 * n, before.shape[1]), before.dtype)
-        both[:n], both[n:] = before, after
-        variates = np.empty((n, before.shape[1]), before.dtype)
-        multiply(weights.astype(before.dtype), both, variates)
-        variates -= constant[:, None].astype(before.dtype)
+        variates, others = (np.empty((len(constant), before.shape[1]), before.dtype) for _ in range(2))
+        for own, values, product in zip(np.split(weights.astype(before.dtype), 2, axis=1), (before, after), (variates, others)):
+            multiply(own, values, product)
+        others -= constant[:, None].astype(before.dtype)
+        variates += others
         variates *= variates
         return np.asarray(variates.sum(axis=0))
 

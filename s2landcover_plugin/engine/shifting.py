@@ -147,14 +147,12 @@ def shifted(
             more = slice(top, min(top + STRIP_ROWS, rows) + BEFORE + AFTER)
             # twice as fast as to let OpenCV filter whole numbers
             values = plane[more].astype(kind)
-            found = _filtered(values, kernels) if complete else _filtered_around(values, ok[more], known[here], kernels, linear)
-            if target.dtype.kind in "iu":
-                limits = np.iinfo(target.dtype)
-                # halves up, as GDAL rounds
-                found += kind(0.5)
-                np.floor(found, out=found)
-                np.maximum(found, kind(limits.min), out=found)
-                np.minimum(found, kind(limits.max), out=found)
+            around = None if complete or ok[more].all() else (ok[more], known[here])
+            # a cast cuts off: with a half more it rounds halves up, as GDAL does
+            half = 0.5 if target.dtype.kind in "iu" else 0.0
+            found = _filtered(values, kernels, half) if around is None else _filtered_around(values, *around, kernels, linear) + kind(half)
+            if half:
+                _clip(found, np.iinfo(target.dtype))
             target[here] = found
         if missing is not None and math.isfinite(missing):
             hit = target == target.dtype.type(missing)
@@ -165,10 +163,22 @@ def shifted(
     return result, usable
 
 
-def _filtered(values: np.ndarray, kernels: list[np.ndarray]) -> np.ndarray:
+def _clip(values: np.ndarray, limits: np.iinfo) -> None:
+    """Keep real numbers within limits, and let a cast of those below zero cut off downwards."""
+    cv2 = require("cv2")
+    if limits.min:
+        np.floor(values, out=values)
+        np.maximum(values, values.dtype.type(limits.min), out=values)
+    else:
+        # a seventh of the time of NumPy's maximum
+        cv2.threshold(values, 0, 0, cv2.THRESH_TOZERO, values)
+    cv2.threshold(values, limits.max, limits.max, cv2.THRESH_TRUNC, values)
+
+
+def _filtered(values: np.ndarray, kernels: list[np.ndarray], added: float = 0.0) -> np.ndarray:
     """(rows + 3, cols + 3) filtered along both axes: (rows, cols) of the same type."""
     more = BEFORE + AFTER
-    return np.asarray(require("cv2").sepFilter2D(values, -1, *kernels, anchor=(0, 0))[:-more, :-more])
+    return np.asarray(require("cv2").sepFilter2D(values, -1, *kernels, anchor=(0, 0), delta=added)[:-more, :-more])
 
 
 def _filtered_around(
@@ -176,8 +186,6 @@ def _filtered_around(
 ) -> np.ndarray:
     """As _filtered, with what is not ok left out: then of the four nearest pixels only."""
     cv2 = require("cv2")
-    if ok.all():
-        return _filtered(values, kernels)
     values[~ok] = 0
     four = _filtered(values, linear) / np.where(known, _filtered(ok.astype(values.dtype), linear), 1)
     complete = cv2.erode(ok.astype(np.uint8), np.ones((4, 4), np.uint8), anchor=(0, 0))[: known.shape[0], : known.shape[1]] > 0
