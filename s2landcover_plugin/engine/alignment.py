@@ -12,12 +12,13 @@ from typing import Sequence
 import numpy as np
 
 from . import sentinel2
-from .blocks import read_block
+from .blocks import BLOCK_PX, Block, Op, collect_blocks
 from .crs import Aoi, pixel_metres, same_crs
 from .errors import EngineError
 from .geotiff import OutputBand
 from .grid import Grid, Window
 from .options import option
+from .packages import one_opencv_thread
 from .progress import Progress
 from .raster import GDAL_TYPES, BandInfo, RasterInfo, RasterReader, Reader, StackedReader, read_legend
 from .registration import IDENTITY, MOTIONS, Patch, Registration, register
@@ -189,42 +190,68 @@ def _patches(
     margin = math.ceil(options.max_shift_px) + SEARCH_ROOM_PX
     if shorter < side:
         return []
-    places = _places(overlap, side)
-    patches: list[Patch] = []
-    for number, (x, y) in enumerate(places):
-        progress.report(number / len(places))
-        if len(patches) == PATCHES:
-            break
-        window = Window(x, y, side, side)
-        (first, first_ok), (second, second_ok) = (_pixels(reader, window, margin, n_bands) for reader in readers)
+    windows = [Window(x, y, side, side) for x, y in _places(overlap, side, margin)]
+    cut = _CutPatch(margin, n_bands, len(readers[0].bands))
+    with one_opencv_thread():
+        found = collect_blocks(StackedReader(readers), cut, windows, PATCHES, lambda results: sum(map(len, results)) >= PATCHES, progress)
+    return list(itertools.chain.from_iterable(found))
+
+
+class _CutPatch(Op):
+    """The structure of both images in a block and its margin: a list of one patch, or of none where too little of it can be used."""
+
+    trims = True
+
+    def __init__(self, margin: int, n_bands: int, n_planes: int) -> None:
+        """
+        Args:
+            n_bands: that are compared, of each image.
+            n_planes: of the first image; its scene classification is the one behind the bands.
+        """
+        self.halo = margin
+        self.n_bands, self.n_planes = n_bands, n_planes
+
+    def __call__(self, block: Block) -> list[Patch]:
+        data, valid = np.asarray(block.data), block.valid
+        margin, side = self.halo, block.window.width - 2 * self.halo
+        both = [self._usable(data[planes], valid[planes]) for planes in (slice(0, self.n_planes), slice(self.n_planes, None))]
         inner = slice(margin, margin + side)
-        if min(first_ok[inner, inner].mean(), second_ok[inner, inner].mean()) < LEAST_VALID:
-            continue
-        reference, reference_ok = structure(first, first_ok)
-        image, image_ok = structure(second, second_ok)
-        if reference.any() and image.any():
-            patches.append(Patch(x + (side - 1) / 2, y + (side - 1) / 2, reference, reference_ok, image, image_ok, margin))
-    return patches
+        if min(ok[inner, inner].mean() for _, ok in both) < LEAST_VALID:
+            return []
+        (reference, reference_ok), (image, image_ok) = (structure(*each) for each in both)
+        if not reference.any() or not image.any():
+            return []
+        x, y = (corner + margin + (side - 1) / 2 for corner in (block.window.x, block.window.y))
+        return [Patch(x, y, reference, reference_ok, image, image_ok, margin)]
+
+    def _usable(self, data: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Bands of one image, and where they can be used: valid, and no cloud or shadow."""
+        n = self.n_bands
+        use: np.ndarray = np.asarray(valid[:n].all(axis=0))
+        if len(data) > n:
+            use = use & valid[n] & ~np.isin(data[n], sentinel2.UNUSABLE_CLASSES)
+        return data[:n], use
 
 
-def _places(overlap: Window, side: int) -> list[tuple[int, int]]:
-    """Upper left corners of candidates, evenly spread, in an order that is spread too."""
-    spans = ((overlap.x, overlap.width), (overlap.y, overlap.height))
-    across = [np.linspace(start, start + length - side, CANDIDATES_ACROSS) for start, length in spans]
-    columns, rows = (sorted({int(round(each)) for each in axis}) for axis in across)
+def _places(overlap: Window, side: int, margin: int) -> list[tuple[int, int]]:
+    """Upper left corners of candidates, spread evenly as far as their margins stay in one tile, in an order that is spread too."""
+
+    def along(first: int, length: int) -> list[int]:
+        even = np.linspace(first, first + length - side, CANDIDATES_ACROSS)
+        return sorted({_within_tile(round(start), side, margin, range(first, first + length - side + 1)) for start in even})
+
+    columns, rows = along(overlap.x, overlap.width), along(overlap.y, overlap.height)
     # every other one first, then the gaps: whenever enough are found, they cover everything
     places = [(i % 2 + j % 2, j, i, x, y) for i, x in enumerate(columns) for j, y in enumerate(rows)]
     return [(x, y) for *_, x, y in sorted(places)]
 
 
-def _pixels(reader: StackedReader, window: Window, margin: int, n_bands: int) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers (bands, side, side) of a window with its margin, and where they can be used: valid, and no cloud or shadow."""
-    block = read_block(reader, window, margin)
-    data, valid = np.asarray(block.data), block.valid
-    use: np.ndarray = np.asarray(valid[:n_bands].all(axis=0))
-    if len(data) > n_bands:
-        use = use & valid[n_bands] & ~np.isin(data[n_bands], sentinel2.UNUSABLE_CLASSES)
-    return data[:n_bands], use
+def _within_tile(start: int, side: int, margin: int, allowed: range) -> int:
+    """Where a patch starts: moved until its margins cross no edge of a tile, as far as that is allowed."""
+    length = side + 2 * margin
+    beyond = (start - margin) % BLOCK_PX + length - BLOCK_PX
+    moves = sorted((-beyond, length - beyond), key=abs) if 0 < beyond and length <= BLOCK_PX else []
+    return next((start + move for move in moves if start + move in allowed), start)
 
 
 def _largest(found: Registration, overlap: Window) -> float:

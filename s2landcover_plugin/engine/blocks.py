@@ -14,7 +14,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, Generator, Iterable, Literal, Protocol, Sequence
+from typing import Any, Callable, Generator, Iterable, Literal, Protocol, Sequence
 
 import numpy as np
 
@@ -190,6 +190,23 @@ def iter_blocks(
             yield _wait_for(flying.popleft(), flying, work)
             work.blocks_done += 1
             work.look()
+
+
+def collect_blocks(
+    reader: Reader, op: Op, windows: Sequence[Window], first: int, enough: Callable[[list[Any]], bool], progress: Progress
+) -> list[Any]:
+    """Results of an op on the first windows, and on further ones until there are enough.
+
+    Raises:
+        Cancelled, EngineError: as iter_blocks.
+    """
+    results = list(iter_blocks(reader, op, windows=windows[:first], progress=progress.part(0, 0.7)))
+    # a run of its own, for blocks are read ahead: those that are not needed would be read in vain
+    more = iter_blocks(reader, op, windows=windows[first:], progress=progress.part(0.7, 1))
+    while not enough(results) and (result := next(more, None)) is not None:
+        results.append(result)
+    more.close()
+    return results
 
 
 class _Work:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Callable, Protocol, Sequence
 
 import numpy as np
@@ -461,7 +462,9 @@ class StackedReader:
     """Several readers on one grid, their planes one after the other. Can be sent to another process."""
 
     def __init__(self, readers: Sequence[Reader]) -> None:
-        self.readers = tuple(readers)
+        # a stack in a stack would copy its planes once more
+        nested = [reader.readers if isinstance(reader, StackedReader) else (reader,) for reader in readers]
+        self.readers: tuple[Reader, ...] = tuple(chain.from_iterable(nested))
         self.grid = readers[0].grid
         self.bands = tuple(band for reader in readers for band in reader.bands)
         self.dtype = np.result_type(*(reader.dtype for reader in readers))
@@ -469,6 +472,8 @@ class StackedReader:
 
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """As RasterReader.read, for all readers together."""
+        if len(self.readers) == 1:
+            return self.readers[0].read(window)
         data = np.empty((len(self.bands), window.height, window.width), self.dtype)
         valid = np.empty(data.shape, bool)
         start = 0

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Sequence
 
 import numpy as np
 
+from .blocks import default_workers
 from .packages import one_opencv_thread, require
 
 MOTIONS = ("translation", "euclidean", "affine")
@@ -108,7 +110,8 @@ def register(patches: Sequence[Patch], motion: str, max_shift_px: float) -> Regi
     coarse = _coarse_shift(patches, max_shift_px)
     with one_opencv_thread():
         starts = (coarse if motion == "translation" else _own_start(patch, coarse, max_shift_px) for patch in patches)
-        found = [shift for patch, start in zip(patches, starts) if (shift := _ecc(patch, start)) is not None]
+        with ThreadPoolExecutor(default_workers()) as pool:
+            found = [shift for shift in pool.map(_ecc, patches, starts) if shift is not None]
     if len(found) < LEAST_PATCHES:
         return _hopeless(f"ECC converged in {len(found)} of {len(patches)} parts only")
     matrix, agrees, error = _fit(found, motion)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from .blocks import Block, Op, iter_blocks
+from .blocks import Block, Op, collect_blocks
 from .errors import EngineError
 from .grid import Grid, Window
 from .progress import Progress
@@ -18,6 +18,8 @@ CELL_PX = 1024
 """Side of the cells that are read whole: the tile size of the Sentinel-2 COGs, whatever tiles the file really has."""
 CELLS = 24
 """Cells read of a large raster: a fifth of a full tile. Smaller rasters are read whole."""
+RIM_PX = 32
+"""Of the cells of a large raster that is not read: the pixels of an image that is shifted by less lie in one of its tiles, not in nine."""
 OVERSUPPLY = 4
 """A cell offers up to this many times its even share, for the cells that have less."""
 
@@ -93,7 +95,11 @@ def sample_cells(grid: Grid, seed: int) -> list[Window]:
         stratum = (cell.x // CELL_PX * across // columns, cell.y // CELL_PX * down // rows)
         rank[stratum] = rank.get(stratum, -1) + 1
         keyed.append((rank[stratum], position, cell))
-    return [cell for _, _, cell in sorted(keyed, key=lambda item: item[:2])]
+    return [_inner(cell) for _, _, cell in sorted(keyed, key=lambda item: item[:2])]
+
+
+def _inner(cell: Window) -> Window:
+    return cell.grown(-RIM_PX) if min(cell.width, cell.height) > 4 * RIM_PX else cell
 
 
 def draw_sample(reader: Reader, space: Space, size: int, seed: int, progress: Progress, most_cells: int = CELLS) -> Sample:
@@ -109,28 +115,26 @@ def draw_sample(reader: Reader, space: Space, size: int, seed: int, progress: Pr
     """
     cells = sample_cells(reader.grid, seed)
     planned = min(len(cells), most_cells)
-    limit = max(1, OVERSUPPLY * math.ceil(size / planned))
-    offers: list[np.ndarray] = []
-    counts: list[int] = []
-    seen = 0
-    picks = iter_blocks(reader, _PickPixels(space, seed, limit), windows=cells, progress=progress)
-    for number, offer in enumerate(picks, 1):
-        seen += offer.n_pixels
-        if offer.values.shape[1]:
-            offers.append(offer.values)
-            counts.append(offer.n_valid)
-        if number >= planned and sum(values.shape[1] for values in offers) >= size:
-            break
-    picks.close()
+    pick = _PickPixels(space, seed, max(1, OVERSUPPLY * math.ceil(size / planned)))
+
+    def drawn(windows: list[Window]) -> list[_Offer]:
+        return collect_blocks(reader, pick, windows, planned, lambda some: sum(each.values.shape[1] for each in some) >= size, progress)
+
+    asked = drawn(cells)
+    if len(cells) > CELLS and not any(offer.n_valid for offer in asked):
+        # all that is valid may lie at the rims
+        asked = drawn(list(reader.grid.windows(CELL_PX, CELL_PX)))
+    offers = [offer for offer in asked if offer.values.shape[1]]
     if not offers:
         raise NoValidPixel(
             "The raster has no valid pixel",
             getattr(reader, "path", "INPUT"),
             "choose an area or a date with data; 0 and the nodata value are not used",
         )
-    takes = _shares(counts, [offer.shape[1] for offer in offers], size)
-    values = np.concatenate([offer[:, :take] for offer, take in zip(offers, takes)], axis=1)
-    return Sample(np.ascontiguousarray(values.T), sum(counts) / max(seen, 1))
+    counts = [offer.n_valid for offer in offers]
+    takes = _shares(counts, [offer.values.shape[1] for offer in offers], size)
+    values = np.concatenate([offer.values[:, :take] for offer, take in zip(offers, takes)], axis=1)
+    return Sample(np.ascontiguousarray(values.T), sum(counts) / max(sum(offer.n_pixels for offer in asked), 1))
 
 
 def _shares(counts: list[int], offered: list[int], size: int) -> list[int]:
