@@ -23,7 +23,7 @@ from s2landcover_plugin.engine.onnx_file import inspect_model
 from s2landcover_plugin.engine.probing import OutputFacts
 from s2landcover_plugin.engine.progress import Progress
 from s2landcover_plugin.engine.raster import describe, read_legend
-from s2landcover_plugin.engine.segmentation import Segment, Tiling, Wanted, uncertainty
+from s2landcover_plugin.engine.segmentation import Segment, Tiling, Wanted, largest_plane, uncertainty
 from s2landcover_plugin.engine.segmenting import SegmentOptions, SegmentOutputs, run_segmentation
 
 from .conftest import Messages, read, shared_data, write_raster
@@ -894,3 +894,11 @@ def test_dynamic_world_with_its_logarithms(tmp_path, t48que_stack, dynamic_world
     codes, report = segment(str(model), part, tmp_path, SegmentOptions(scale="percentile-log" if how == "parameter" else "auto"))
     assert (codes != dynamic_world[204:544, 300:660])[22:-22, 22:-22].sum() == 0
     assert decided(report, "scaling") == ("percentile-log (Dynamic World)", "parameter" if how == "parameter" else "JSON")
+
+
+@pytest.mark.parametrize("n", [1, 2, 9, 254, 255, 300])
+def test_the_largest_plane_is_the_first_of_the_largest(n):
+    planes = np.random.default_rng(n).integers(0, 7, (n, 130, 70)).astype(np.float32)
+    planes[0, :5] = -np.inf
+    planes[:, 5] = -np.inf
+    np.testing.assert_array_equal(largest_plane(planes), planes.argmax(axis=0))
