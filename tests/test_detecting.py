@@ -299,6 +299,18 @@ def test_different_band_sets_use_what_both_have(tmp_path, messages):
     assert any(text.startswith("B11, B12 of") and "not compared" in text for text in messages.infos)
 
 
+def test_only_bands_that_are_needed_have_to_be_there(tmp_path):
+    before, after = flat_pair(tmp_path)
+    dataset = gdal.Open(after, gdal.GA_Update)
+    dataset.GetRasterBand(BANDS.index("B12") + 1).WriteArray(np.zeros((10, 90), np.uint16))
+    dataset = None
+    inputs = DetectInputs(before, after)
+    share, codes = changed_share(tmp_path, inputs)
+    assert share == pytest.approx(0.5) and (codes > 0).all()
+    _, codes = changed_share(tmp_path, inputs, DetectOptions(methods=("ndvi-drop", "irmad"), align=False))
+    assert (codes[:10] == 0).all() and (codes[10:] > 0).all()
+
+
 def test_other_grid_resolution_and_extent(tmp_path):
     """The second date with 20 m pixels from elsewhere on: only the common part, on the grid of the first."""
     before, _ = flat_pair(tmp_path)

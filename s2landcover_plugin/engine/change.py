@@ -74,23 +74,28 @@ class Seen:
     def __contains__(self, name: str) -> bool:
         return name in self.date.planes
 
-    def reflectance(self, name: str, values: np.ndarray | None = None) -> np.ndarray:
-        """(n,) reflectance of a band, in an array of its own or in the one given."""
-        scale = self.date.scales[name]
-        values = np.empty(self.stored.shape[1], self.dtype) if values is None else values
-        values[:] = self.stored[self.date.planes[name]]
-        values *= self.dtype.type(scale.scale)
-        if scale.offset:
-            values += self.dtype.type(scale.offset)
+    @cached_property
+    def _reflectances(self) -> np.ndarray:
+        """(bands, n) of all bands."""
+        values = np.empty((len(self.date.planes), self.stored.shape[1]), self.dtype)
+        for row, plane in zip(values, self.date.planes.values()):
+            row[:] = self.stored[plane]
+        scales = [self.date.scales[name] for name in self.date.planes]
+        values *= np.array([[each.scale] for each in scales], self.dtype)
+        if any(each.offset for each in scales):
+            values += np.array([[each.offset] for each in scales], self.dtype)
         return values
+
+    def reflectances(self, names: Sequence[str]) -> np.ndarray:
+        """(len(names), n) reflectance of some bands, not to be written to."""
+        own = list(self.date.planes)
+        return self._reflectances if own == list(names) else self._reflectances[[own.index(name) for name in names]]
 
     def positive(self, name: str) -> np.ndarray:
         """(n,) reflectance, at least LEAST_REFLECTANCE: indices of signed numbers have no bounds."""
         if name not in self._known:
-            values = self.reflectance(name)
-            if not self._is_bright(name):
-                np.maximum(values, self.dtype.type(LEAST_REFLECTANCE), out=values)
-            self._known[name] = values
+            values = self._reflectances[list(self.date.planes).index(name)]
+            self._known[name] = values if self._is_bright(name) else np.maximum(values, self.dtype.type(LEAST_REFLECTANCE))
         return self._known[name]
 
     def _is_bright(self, name: str) -> bool:
@@ -153,11 +158,7 @@ class PairSpace:
 
     def reflectances(self, pixels: tuple[Seen, Seen]) -> tuple[np.ndarray, np.ndarray]:
         """(bands, n) reflectance of the bands that both dates have, for each date."""
-        first, second = (np.empty((len(self.common), date.stored.shape[1]), date.dtype) for date in pixels)
-        for date, rows in zip(pixels, (first, second)):
-            for name, row in zip(self.common, rows):
-                date.reflectance(name, row)
-        return first, second
+        return pixels[0].reflectances(self.common), pixels[1].reflectances(self.common)
 
     def left_out(self, pixels: tuple[Seen, Seen]) -> np.ndarray:
         """(n,) uint8, why a pixel is left out (position in REASONS): the reason of the first date, else that of the second."""

@@ -92,7 +92,7 @@ class DecideChange(Op):
         shape, pixels = stored.shape[1:], self.space.seen(stored.reshape(len(stored), -1), "float32")
         reasons = planes[where.reasons]
         truth = planes[where.reference if self.has_reference else where.mask]
-        images = [date.reflectance(name).reshape(shape) for date in pixels for name in picture_bands(self.space)]
+        images = [plane.reshape(shape) for date in pixels for plane in date.reflectances(picture_bands(self.space))]
         found = [*images, reasons != USED, truth == CHANGE]
         real, comparable = truth == CHANGE, truth != UNKNOWN
         for code in planes[: len(self.rules)]:

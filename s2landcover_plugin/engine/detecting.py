@@ -15,7 +15,7 @@ from .alignment import Alignment, AlignOptions, output_bands
 from .areas import ClassTally
 from .blocks import Sink, SomePlanes, run_blocks
 from .change import METHODS, REASONS, USED, ChangeFit, ChangeRule, PairSpace, check_methods, fit_rule
-from .changemap import LEGEND, MAGNITUDE_BAND, DecideChange, Planes
+from .changemap import CHUNK_PX, LEGEND, MAGNITUDE_BAND, DecideChange, Planes
 from .comparing import CHANGE, NO_CHANGE, UNKNOWN, Comparison, Overview, SquareTally
 from .confusion import FIGURES
 from .cost import Stopwatch
@@ -24,7 +24,7 @@ from .files import STYLE_SUFFIX, OutputFiles
 from .geotiff import OutputBand, RasterWriter, write_class_table
 from .legend import LegendClass, qml
 from .options import check_options, option
-from .pairs import DatePair, open_pair
+from .pairs import LAND, OF_INDICES, DatePair, open_pair
 from .polygons import Patches, check_polygon_path, write_patches
 from .progress import Progress
 from .raster import Reader, StackedReader, describe
@@ -177,7 +177,8 @@ def _prepared(inputs: DetectInputs, options: DetectOptions, warnings: list[str],
     for sentence in differences(acquisition(before.path, before.metadata), acquisition(after.path, after.metadata)):
         heard.warn(sentence)
     align = AlignOptions(motion=options.motion) if options.align else None
-    pair = open_pair(before, after, align, options.band_map, options.exclude_water, heard.part(0, 0.15))
+    bands = LAND if "irmad" in options.methods else OF_INDICES
+    pair = open_pair(before, after, align, options.band_map, options.exclude_water, heard.part(0, 0.15), bands)
     _tell_alignment(pair.alignment, inputs.after, heard)
     rules = _fitted(pair, options, heard.part(0.15, 0.3))
     for rule in rules:
@@ -240,7 +241,9 @@ class _Both:
 
     def usable(self, stored: np.ndarray) -> np.ndarray:
         """(n,) bool, pixels that are not left out."""
-        return self.space.left_out(self.space.seen(stored)) == USED
+        parts = (stored[:, start : start + CHUNK_PX] for start in range(0, max(stored.shape[1], 1), CHUNK_PX))
+        # as the map has it
+        return np.concatenate([self.space.left_out(self.space.seen(part, "float32")) == USED for part in parts])
 
     def values(self, stored: np.ndarray) -> np.ndarray:
         """(features + planes, n)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Sequence
 
 import numpy as np
 
@@ -21,6 +22,8 @@ LAND = tuple(band.common_name for band in sentinel2.BANDS if band.common_name no
 MASKING = ("blue", "green", "swir16")
 TOLD_BY = {"water": ("green",), "cloud": ("blue",), "snow": ("green", "swir16")}
 """Bands, besides red and near infrared, that tell by indices what is left out."""
+OF_INDICES = ("red", "nir", *MASKING)
+"""Bands that NDVI and BSI are made of, and what tells what is left out."""
 RESAMPLING = "cubic"
 
 
@@ -54,13 +57,20 @@ class DatePair:
 
 
 def open_pair(
-    before: RasterInfo, after: RasterInfo, align: AlignOptions | None, band_map: str, exclude_water: bool, progress: Progress
+    before: RasterInfo,
+    after: RasterInfo,
+    align: AlignOptions | None,
+    band_map: str,
+    exclude_water: bool,
+    progress: Progress,
+    bands: Sequence[str] = LAND,
 ) -> DatePair:
     """Bring two dates to one grid: that of the first, where both are.
 
     Args:
         align: None: as the files say.
         band_map: of both, for files without band names.
+        bands: common names of those that are read, where they are there: OF_INDICES at least.
 
     Raises:
         EngineError: they do not overlap, red or near infrared is missing, or the second one would have to be turned in another CRS.
@@ -68,14 +78,14 @@ def open_pair(
     """
     known = _same_infrared([_known_bands(info, band_map) for info in (before, after)], progress)
     window = shared_window(before, after)
-    _tell_left_out((before, after), known, progress)
+    _tell_left_out((before, after), known, bands, progress)
     alignment = None
     if align is not None:
         check_motion(after, before.grid, is_shift=align.motion == "translation")
         alignment = estimate_alignment(before, after, align, progress, (band_map, band_map))
     matrix = _on_window(alignment.registration.matrix, window) if alignment and alignment.moves else IDENTITY
     grid = before.grid.cropped(window)
-    layers = [_layers(before, known[0], known[1], progress), _layers(after, known[1], known[0], progress)]
+    layers = [_layers(before, known[0], known[1], bands, progress), _layers(after, known[1], known[0], bands, progress)]
     readers = (
         RasterReader(before, layers[0].indexes, grid=grid, nodata=missing_nodata(before)),
         aligned_reader(after, grid, matrix, RESAMPLING, layers[1].indexes),
@@ -103,9 +113,9 @@ class _Layers:
         return DatePlanes(places, self.scales, start + len(places) if self.scl else None)
 
 
-def _layers(info: RasterInfo, known: dict[str, int], other: dict[str, int], progress: Progress) -> _Layers:
+def _layers(info: RasterInfo, known: dict[str, int], other: dict[str, int], bands: Sequence[str], progress: Progress) -> _Layers:
     """The bands that both dates have, and those that tell water, clouds and snow in this one alone."""
-    names = [name for name in LAND if name in known and (name in other or name in MASKING)]
+    names = [name for name in bands if name in known and (name in other or name in MASKING)]
     # B8A that stands in for B08 is not a band of its own
     numbers = {name: known[name] for name in names if name == "nir" or known[name] != known["nir"]}
     scales = reflectance_scales([info.bands[number - 1] for number in numbers.values()], info.path, progress)
@@ -140,9 +150,9 @@ def _classification(info: RasterInfo) -> int | None:
     return next((band.index for band in info.bands if sentinel2.identify(band, info.path) == sentinel2.SCL), None)
 
 
-def _tell_left_out(images: tuple[RasterInfo, RasterInfo], known: list[dict[str, int]], progress: Progress) -> None:
+def _tell_left_out(images: tuple[RasterInfo, RasterInfo], known: list[dict[str, int]], wanted: Sequence[str], progress: Progress) -> None:
     for info, bands, other in ((images[0], known[0], known[1]), (images[1], known[1], known[0])):
-        alone = [sentinel2.BY_COMMON_NAME[name].name for name in LAND if name in bands and name not in other]
+        alone = [sentinel2.BY_COMMON_NAME[name].name for name in wanted if name in bands and name not in other]
         if alone:
             progress.info(f"{', '.join(alone)} of {info.path}: not compared, because the other date has no such band.")
         untold = [what for what, needs in TOLD_BY.items() if not set(needs) <= set(bands)]
