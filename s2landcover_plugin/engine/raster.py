@@ -287,20 +287,27 @@ class RasterReader:
         Raises:
             EngineError: the file is damaged or no longer there.
         """
-        if self._lattice is not None:
-            return self._read_between(window, self._lattice)
-        if self._offset is None:
-            return self._usable_of(*self._read_warped(window))
-        return self._usable_of(*self._read_shifted(window, *self._offset))
-
-    def _usable_of(self, data: np.ndarray, covered: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """data, and where it is a value."""
+        data = np.empty((len(self.bands), window.height, window.width), self.dtype)
         valid = np.empty(data.shape, bool)
+        self.read_into(window, data, valid)
+        return data, valid
+
+    def read_into(self, window: Window, data: np.ndarray, valid: np.ndarray) -> None:
+        """As read, into arrays (bands, rows, cols) of another one's."""
+        if self._lattice is not None:
+            return self._read_between(window, self._lattice, data, valid)
+        if self._offset is not None:
+            covered = self._read_shifted(window, *self._offset, data)
+        else:
+            data[:], covered = self._read_warped(window)
+        self._find_usable(data, covered, valid)
+
+    def _find_usable(self, data: np.ndarray, covered: np.ndarray | None, valid: np.ndarray) -> None:
+        """valid = where data is a value."""
         for plane, ok, nodata in zip(data, valid, self._nodata):
             _usable(plane, nodata, ok)
             if covered is not None:
                 ok &= covered
-        return data, valid
 
     def stop(self) -> None:
         """As Reader has it."""
@@ -324,49 +331,55 @@ class RasterReader:
             return None
         return lattice_between(self.grid, self._moved or self._file_grid.geotransform, self._file_grid.width, self._file_grid.height)
 
-    def _read_between(self, window: Window, lattice: Lattice) -> tuple[np.ndarray, np.ndarray]:
+    def _read_between(self, window: Window, lattice: Lattice, data: np.ndarray, valid: np.ndarray) -> None:
         """Pixels at places between those of the file; valid where the nearest one is."""
         rows, columns = lattice.places(window.y, window.height, "y"), lattice.places(window.x, window.width, "x")
         (x, width), (y, height) = lattice.needed(columns), lattice.needed(rows)
         around = Window(x, y, width, height)
+        found = np.empty((len(self.bands), height, width), self.dtype)
         # neighbouring windows share tiles: GDAL keeps those of one dataset only for that dataset
         with self._one_at_a_time:
             if not self._shared:
                 self._shared.append(open_dataset(self.path))
-            found = self._read_shifted(around, 0, 0, self._shared[0])
-        known = self._usable_of(*found)
+            covered = self._read_shifted(around, 0, 0, found, self._shared[0])
+        known: np.ndarray = np.empty(found.shape, bool)
+        self._find_usable(found, covered, known)
         if self.resampling == "nearest":
             down = np.floor(rows + 0.5 + 1e-10).astype(int)[:, None] - y
             across = np.floor(columns + 0.5 + 1e-10).astype(int) - x
-            return known[0][:, down, across], known[1][:, down, across]
-        return between(*known, rows - y, columns - x, lattice.factor, self.resampling, self._nodata)
+            data[:], valid[:] = found[:, down, across], known[:, down, across]
+        else:
+            between((found, known), rows - y, columns - x, lattice.factor, self.resampling, self._nodata, (data, valid))
 
     def _read_shifted(
-        self, window: Window, columns: int, rows: int, dataset: gdal.Dataset | None = None
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Pixels that coincide with the file's; covered (rows, cols) is None where all are inside and unmasked."""
+        self, window: Window, columns: int, rows: int, data: np.ndarray, dataset: gdal.Dataset | None = None
+    ) -> np.ndarray | None:
+        """Read pixels that coincide with the file's; covered (rows, cols) is None where all are inside and unmasked."""
         source = Window(window.x + columns, window.y + rows, window.width, window.height)
         inside = source.clipped(self._file_grid.width, self._file_grid.height)
         dataset = dataset or self._dataset()
         if inside == source:
-            return self._fetch(dataset, source), self._covered(dataset, source)
-        data = np.zeros((len(self.bands), window.height, window.width), self.dtype)
-        covered = np.zeros((window.height, window.width), bool)
+            self._fetch(dataset, source, data)
+            return self._covered(dataset, source)
+        data[:] = 0
+        covered: np.ndarray = np.zeros((window.height, window.width), bool)
         if inside.width and inside.height:
             there = (
                 slice(inside.y - source.y, inside.y - source.y + inside.height),
                 slice(inside.x - source.x, inside.x - source.x + inside.width),
             )
-            data[(slice(None), *there)] = self._fetch(dataset, inside)
+            self._fetch(dataset, inside, data[(slice(None), *there)])
             mask = self._covered(dataset, inside)
             covered[there] = True if mask is None else mask
-        return data, covered
+        return covered
 
     def _covered(self, dataset: gdal.Dataset, window: Window) -> np.ndarray | None:
         """(rows, cols), where the file's mask or its alpha band shows something; None if it has neither."""
-        if self._alpha is not None:
-            return self._fetch(dataset, window, [self._alpha])[0] > 0
-        return self._fetch(dataset, window, mask=True)[0] > 0 if self._has_mask else None
+        if self._alpha is None and not self._has_mask:
+            return None
+        found = np.empty((1, window.height, window.width), np.uint8 if self._alpha is None else self.dtype)
+        self._fetch(dataset, window, found, [self._alpha or 1], mask=self._alpha is None)
+        return np.asarray(found[0] > 0)
 
     def _read_warped(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         # GDAL warps to north-up grids only: other grids are read from the mirrored place
@@ -378,18 +391,17 @@ class RasterReader:
         with self._one_at_a_time:
             if not self._shared:
                 self._shared += self._warp()
-            planes = self._fetch(self._shared[0], there, list(range(1, len(self.bands) + 2)))
+            planes = np.empty((len(self.bands) + 1, window.height, window.width), self.dtype)
+            self._fetch(self._shared[0], there, planes, list(range(1, len(planes) + 1)))
         planes = planes[:, :: -1 if height > 0 else 1, :: -1 if width < 0 else 1]
         return planes[:-1], planes[-1] > 0
 
-    def _fetch(self, dataset: gdal.Dataset, window: Window, indexes: Sequence[int] = (), mask: bool = False) -> np.ndarray:
-        """Read a window of bands of a dataset (or of the mask of its first), (bands, rows, cols)."""
-        numbers = [1] if mask else list(indexes or self.indexes)
-        data = np.empty((len(numbers), window.height, window.width), np.uint8 if mask else self.dtype)
+    def _fetch(self, dataset: gdal.Dataset, window: Window, data: np.ndarray, indexes: Sequence[int] = (), mask: bool = False) -> None:
+        """Read a window of bands of a dataset, or their masks, into data (bands, rows, cols)."""
         with quiet_gdal():
             gdal.ErrorReset()
             done = True
-            for number, plane in zip(numbers, data):
+            for number, plane in zip(indexes or self.indexes, data):
                 if self._stopped:
                     raise Cancelled
                 band = dataset.GetRasterBand(number)
@@ -400,7 +412,6 @@ class RasterReader:
                     done = False
             if not done:
                 raise EngineError(f"The raster cannot be read ({gdal_reason()})", self.path, "the file is damaged or cut off: get it again")
-        return data
 
     def _dataset(self) -> gdal.Dataset:
         if not hasattr(self._open, "dataset"):
@@ -479,7 +490,10 @@ class StackedReader:
         start = 0
         for reader in self.readers:
             here = slice(start, start + len(reader.bands))
-            data[here], valid[here] = reader.read(window)
+            if isinstance(reader, RasterReader) and reader.dtype == self.dtype:
+                reader.read_into(window, data[here], valid[here])
+            else:
+                data[here], valid[here] = reader.read(window)
             start = here.stop
         return data, valid
 

@@ -79,46 +79,41 @@ def taps(fraction: float, method: str) -> np.ndarray:
     return np.where(distance <= 1, near, np.where(distance < 2, far, 0))
 
 
+Pixels = tuple[np.ndarray, np.ndarray]
+"""Data and valid, both (bands, rows, cols)."""
+
+
 def between(
-    data: np.ndarray, valid: np.ndarray, rows: np.ndarray, columns: np.ndarray, factor: int, method: str, nodata: Sequence[float | None]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Planes at places between their pixels, `factor` places a pixel.
+    pixels: Pixels, rows: np.ndarray, columns: np.ndarray, factor: int, method: str, nodata: Sequence[float | None], result: Pixels
+) -> None:
+    """Fill planes with the values at places between pixels, `factor` places a pixel.
 
     Args:
-        data, valid: (bands, …, …), from BEFORE pixels before that of the first place to AFTER behind that of the last.
-        rows, columns: places, pixels from the centre of the first pixel of data.
+        pixels: from BEFORE pixels before that of the first place to AFTER behind that of the last.
+        rows, columns: places, pixels from the centre of the first pixel.
         method: `bilinear` or `cubic`.
         nodata: of each band; None for none.
-
-    Returns:
-        data and valid, (bands, rows, columns).
+        result: (bands, len(rows), len(columns)).
     """
-    if factor == 1:
-        return _phase(data, valid, rows, columns, method, nodata)
-    result = np.empty((len(data), len(rows), len(columns)), data.dtype)
-    usable = np.empty(result.shape, bool)
     for down in range(min(factor, len(rows))):
         for across in range(min(factor, len(columns))):
             # every factor-th place lies alike between its pixels
             here = np.s_[:, down::factor, across::factor]
-            result[here], usable[here] = _phase(data, valid, rows[down::factor], columns[across::factor], method, nodata)
-    return result, usable
+            _phase(pixels, rows[down::factor], columns[across::factor], method, nodata, (result[0][here], result[1][here]))
 
 
-def _phase(
-    data: np.ndarray, valid: np.ndarray, rows: np.ndarray, columns: np.ndarray, method: str, nodata: Sequence[float | None]
-) -> tuple[np.ndarray, np.ndarray]:
+def _phase(pixels: Pixels, rows: np.ndarray, columns: np.ndarray, method: str, nodata: Sequence[float | None], result: Pixels) -> None:
     """As between, for places one pixel apart."""
     y, x = math.floor(rows[0]), math.floor(columns[0])
     more = BEFORE + AFTER
     here = np.s_[:, y - BEFORE : y - BEFORE + len(rows) + more, x - BEFORE : x - BEFORE + len(columns) + more]
-    return shifted(data[here], valid[here], (float(columns[0]) - x, float(rows[0]) - y), method, nodata)
+    shifted(pixels[0][here], pixels[1][here], (float(columns[0]) - x, float(rows[0]) - y), method, nodata, result)
 
 
 def shifted(
-    data: np.ndarray, valid: np.ndarray, fraction: tuple[float, float], method: str, nodata: Sequence[float | None]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Planes at places between their pixels.
+    data: np.ndarray, valid: np.ndarray, fraction: tuple[float, float], method: str, nodata: Sequence[float | None], result: Pixels
+) -> None:
+    """Fill planes with the values at places between pixels.
 
     A place is valid where its nearest pixel is. Where all sixteen pixels that a cubic kernel needs are valid it is used, else the valid
     ones of the four nearest, bilinearly. A value that comes out as nodata is one more. All as GDAL's warp has it.
@@ -128,19 +123,16 @@ def shifted(
         fraction: x and y, 0 to 1.
         method: `bilinear` or `cubic`.
         nodata: of each band; None for none.
-
-    Returns:
-        data and valid, (bands, rows, cols), in the type of the input.
+        result: (bands, rows, cols), in the type of the input.
     """
     rows, columns = data.shape[1] - BEFORE - AFTER, data.shape[2] - BEFORE - AFTER
     # halves and quarters of a pixel give values that lie exactly between two whole numbers: float64 tells them from others
     kind = np.float64 if method == "cubic" and all(4 * part == round(4 * part) for part in fraction) else np.float32
     kernels = [taps(part, method).astype(kind) for part in fraction]
     linear = [taps(part, "bilinear").astype(kind) for part in fraction]
-    result = np.empty((len(data), rows, columns), data.dtype)
     x, y = (BEFORE + math.floor(part + 0.5) for part in fraction)
-    usable: np.ndarray = valid[:, y : y + rows, x : x + columns].copy()
-    for plane, ok, target, known, missing in zip(data, valid, result, usable, nodata):
+    for plane, ok, target, known, missing in zip(data, valid, *result, nodata):
+        known[:] = ok[y : y + rows, x : x + columns]
         complete = bool(ok.all())
         for top in range(0, rows, STRIP_ROWS):
             here = slice(top, top + STRIP_ROWS)
@@ -160,7 +152,6 @@ def shifted(
                 target[hit] += target.dtype.type(1)
         if not complete:
             target[~known] = 0 if missing is None else missing
-    return result, usable
 
 
 def _clip(values: np.ndarray, limits: np.iinfo) -> None:
