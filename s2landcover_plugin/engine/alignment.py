@@ -114,8 +114,8 @@ def estimate_alignment(
     overlap = shared_window(reference, image)
     first, second = structure_bands(reference, image, options.band, band_maps)
     readers = _structure_reader(reference, first, reference.grid), _structure_reader(image, second, reference.grid)
-    patches = _patches(readers, overlap, len(first), options, progress)
-    found = register(patches, options.motion, options.max_shift_px)
+    patches = _patches(readers, overlap, len(first), options, progress.part(0, 0.7))
+    found = register(patches, options.motion, options.max_shift_px, progress.part(0.7, 1))
     middle = overlap.x + (overlap.width - 1) / 2, overlap.y + (overlap.height - 1) / 2
     shift = found.displacement(*middle)
     metres = pixel_metres(reference.grid)

@@ -16,6 +16,7 @@ from .confusion import FIGURES
 from .crs import WGS84_A_M, is_geographic, pixel_metres
 from .legend import csv_text
 from .pairs import DatePair
+from .progress import Progress
 from .references import Reference
 from .report import csv_uri, data_uri, new_figure, render
 
@@ -89,20 +90,28 @@ def _adjusted(comparison: Comparison, mapped_ha: float) -> dict[str, tuple[float
 
 
 def change_report_html(
-    report: DetectReport, pair: DatePair, reference: Reference | None, overview: Overview, provenance: dict[str, str], cost: RunCost
+    report: DetectReport,
+    pair: DatePair,
+    reference: Reference | None,
+    overview: Overview,
+    provenance: dict[str, str],
+    cost: RunCost,
+    progress: Progress,
 ) -> str:
     """The page of `detectchange`."""
     when = [acquisition(info.path, info.metadata).text for info in pair.images]
     files = [provenance["S2LC_BEFORE"], provenance["S2LC_AFTER"]]
     settings = json.loads(provenance["S2LC_PARAMETERS"])
     title = reference.title if reference else "NDVI drop"
+    panels = _panels(report, pair, title, bool(reference), overview, when)
+    progress.report(0.7)
     return render(
         "change.html",
         title="Change between two dates",
         source=" → ".join(f"{file} ({date})" if date else file for file, date in zip(files, when)),
         report=report,
         legend=LEGEND,
-        panels=_panels(report, pair, title, bool(reference), overview, when),
+        panels=panels,
         step=overview.step,
         reference=title,
         is_accuracy=bool(reference),

@@ -24,6 +24,7 @@ from .files import STYLE_SUFFIX, OutputFiles
 from .geotiff import OutputBand, RasterWriter, write_class_table
 from .legend import LegendClass, qml
 from .options import check_options, option
+from .packages import importing
 from .pairs import LAND, OF_INDICES, DatePair, open_pair
 from .polygons import Patches, check_polygon_path, write_patches
 from .progress import Progress
@@ -316,7 +317,9 @@ def _write(run: _Run, outputs: DetectOutputs, paths: DetectOutputs, files: Outpu
             magnitude = str(Path(files.folder(outputs.polygons)) / "magnitude.tif")
         if magnitude:
             write_to(magnitude, [MAGNITUDE_BAND], [planes.magnitude])
-        run_blocks(StackedReader(readers), op, sinks, progress=progress.part(0.1, 0.7))
+        # what draws the page is loaded meanwhile
+        with importing(*(("matplotlib.figure", "matplotlib.backends.backend_agg", "jinja2") if outputs.html else ())):
+            run_blocks(StackedReader(readers), op, sinks, progress=progress.part(0.1, 0.7))
     _finish_class_raster(raster, outputs, tallies[0], files)
     if outputs.aligned:
         _write_aligned(run, paths.aligned, progress.part(0.7, 0.8))
@@ -330,7 +333,7 @@ def _write(run: _Run, outputs: DetectOutputs, paths: DetectOutputs, files: Outpu
     excluded = {reason: float(hectares) for reason, hectares in list(zip(REASONS, reasons.hectares))[1:]}
     report = DetectReport(results, excluded, pair.alignment, tuple(run.warnings), n_patches)
     _tell(report, progress)
-    _write_texts(run, report, overview, (outputs, paths), files)
+    _write_texts(run, report, overview, (outputs, paths), files, progress.part(0.95, 1))
     progress.report(1.0)
     return report
 
@@ -384,16 +387,17 @@ def _tell(report: DetectReport, progress: Progress) -> None:
 
 
 def _write_texts(
-    run: _Run, report: DetectReport, overview: Overview, places: tuple[DetectOutputs, DetectOutputs], files: OutputFiles
+    run: _Run, report: DetectReport, overview: Overview, places: tuple[DetectOutputs, DetectOutputs], files: OutputFiles, progress: Progress
 ) -> None:
     """The table and the page."""
     from .change_report import change_report_html, report_table
 
     outputs, paths = places
+    progress.report(0.0)
     if outputs.table:
         files.write(paths.table, outputs.table, report_table(report, run.inputs.reference))
     if outputs.html:
-        page = change_report_html(report, run.pair, run.inputs.reference, overview, run.provenance, run.watch.cost())
+        page = change_report_html(report, run.pair, run.inputs.reference, overview, run.provenance, run.watch.cost(), progress)
         files.write(paths.html, outputs.html, page)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from .blocks import default_workers
 from .packages import one_opencv_thread, require
+from .progress import Progress
 
 MOTIONS = ("translation", "euclidean", "affine")
 ECC_STEPS = 50
@@ -99,19 +100,26 @@ class Registration:
 IDENTITY = np.array([[1.0, 0, 0], [0, 1.0, 0]])
 
 
-def register(patches: Sequence[Patch], motion: str, max_shift_px: float) -> Registration:
+def register(patches: Sequence[Patch], motion: str, max_shift_px: float, progress: Progress) -> Registration:
     """Find the motion between two images: coarse by phase correlation, in each patch by ECC (Evangelidis and Psarakis 2008, IEEE TPAMI 30),
     and one motion through the patches that agree.
 
-    Never raises for images that do not fit each other: the result is not trusted, and says why.
+    Images that do not fit each other are no error: the result is not trusted, and says why.
+
+    Raises:
+        Cancelled: the user asked to stop.
     """
     if len(patches) < LEAST_PATCHES:
         return _hopeless(f"only {len(patches)} parts of the two images have enough valid pixels and structure")
     coarse = _coarse_shift(patches, max_shift_px)
+    progress.report(0.3)
     with one_opencv_thread():
         starts = (coarse if motion == "translation" else _own_start(patch, coarse, max_shift_px) for patch in patches)
+        found: list[PatchShift] = []
         with ThreadPoolExecutor(default_workers()) as pool:
-            found = [shift for shift in pool.map(_ecc, patches, starts) if shift is not None]
+            for number, shift in enumerate(pool.map(_ecc, patches, starts), 1):
+                progress.report(0.3 + 0.5 * number / len(patches))
+                found += [shift] if shift is not None else []
     if len(found) < LEAST_PATCHES:
         return _hopeless(f"ECC converged in {len(found)} of {len(patches)} parts only")
     matrix, agrees, error = _fit(found, motion)
