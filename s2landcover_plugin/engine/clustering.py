@@ -29,7 +29,7 @@ from .model_file import load_model, to_json
 from .models import MAX_CLASSES, ClusterModel, canonical_order, scatter, training_reach
 from .naming import named_classes, read_class_table, renamed
 from .options import check_options, option
-from .packages import importing
+from .packages import DRAWING, importing
 from .polygons import check_polygon_path, write_polygons
 from .progress import Progress
 from .quality import DAVIES_BOULDIN, measure
@@ -313,7 +313,9 @@ def _write_map(fitted: _Fitted, outputs: ClusterOutputs, min_area_ha: float, pro
         if outputs.confidence:
             path = files.path(outputs.confidence)
             sinks.append(SomePlanes(open_files.enter_context(RasterWriter(path, grid, [CONFIDENCE_BAND], metadata=provenance)), (1,)))
-        run_blocks(fitted.reader, op, sinks, progress=progress.part(0, 0.6 if outputs.polygons else 0.9))
+        # what draws the page is loaded meanwhile
+        with importing(*(DRAWING if outputs.html else ())):
+            run_blocks(fitted.reader, op, sinks, progress=progress.part(0, 0.6 if outputs.polygons else 0.9))
         open_files.close()
         pixels = tuple(int(tally.pixels[each.code]) for each in legend)
         hectares = tuple(float(tally.hectares[each.code]) for each in legend)

@@ -24,7 +24,7 @@ from .files import STYLE_SUFFIX, OutputFiles
 from .geotiff import OutputBand, RasterWriter, write_class_table
 from .legend import LegendClass, qml
 from .options import check_options, option
-from .packages import importing
+from .packages import DRAWING, importing
 from .pairs import LAND, OF_INDICES, DatePair, open_pair
 from .polygons import Patches, check_polygon_path, write_patches
 from .progress import Progress
@@ -318,7 +318,7 @@ def _write(run: _Run, outputs: DetectOutputs, paths: DetectOutputs, files: Outpu
         if magnitude:
             write_to(magnitude, [MAGNITUDE_BAND], [planes.magnitude])
         # what draws the page is loaded meanwhile
-        with importing(*(("matplotlib.figure", "matplotlib.backends.backend_agg", "jinja2") if outputs.html else ())):
+        with importing(*(DRAWING if outputs.html else ())):
             run_blocks(StackedReader(readers), op, sinks, progress=progress.part(0.1, 0.7))
     _finish_class_raster(raster, outputs, tallies[0], files)
     if outputs.aligned:

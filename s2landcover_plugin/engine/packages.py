@@ -50,6 +50,10 @@ def one_opencv_thread() -> Iterator[None]:
         cv2.setNumThreads(before)
 
 
+DRAWING = ("matplotlib.figure", "matplotlib.backends.backend_agg", "jinja2")
+"""What pages with pictures are made with."""
+
+
 @contextmanager
 def importing(*modules: str) -> Iterator[None]:
     """Imports packages in a thread of its own meanwhile; what is missing is told by `require` afterwards."""
