@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -39,6 +40,9 @@ BAND_MAP = "blue=1,green=2,red=3,nir=4"
 START = "start of QGIS"
 MOST_NETWORK_PX = 4096
 LATENCY_MS = 50
+WHOLE = "plugin, kmeans, whole tile"
+LEAST = {"GRASS": 8.0, "remotior_sensus": 90.0, "OTB": 15.0}
+"""Times the CPU of the plugin that other programs should take at least."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Case:
         most: times the limit that it may take.
         most_mb: resident memory that it may take.
         most_s: CPU seconds that it may take.
+        least: times the CPU of the plugin that another program should take at least.
         judged: which times are held against `most`.
         is_plugin: a run of qgis_process, whose start is taken off.
         tells: the command prints its own wall and CPU seconds as JSON, which count instead of those of the process.
@@ -61,6 +66,7 @@ class Case:
     most: float | None = None
     most_mb: float | None = None
     most_s: float | None = None
+    least: float | None = None
     judged: tuple[str, ...] = ("wall", "CPU")
     is_plugin: bool = True
     tells: bool = False
@@ -228,7 +234,10 @@ def table(todo: list[Case], found: dict[str, Cost]) -> str:
         wanted = [f"<= {case.most:g} x{'' if len(case.judged) > 1 else ' ' + case.judged[0]}"] if case.most else []
         wanted += [f"<= {case.most_mb:g} MB"] if case.most_mb else []
         wanted += [f"<= {case.most_s:g} CPU s"] if case.most_s else []
+        wanted += [f">= {case.least:g} x CPU"] if case.least else []
         missed = []
+        if case.least and limits is not None and cost.cpu < case.least * limits.cpu:
+            missed.append("CPU")
         if case.most and limits is not None:
             both = {"wall": cost.wall / limits.wall, "CPU": cost.cpu / limits.cpu}
             missed += [name for name in case.judged if both[name] > case.most]
@@ -251,7 +260,7 @@ def versions() -> str:
 
 
 def peer_cases(folder: Path, of: dict[str, str], size: int) -> list[Case]:
-    """Other programs on a quarter of the tile, and the plugin on the same."""
+    """Other programs on a quarter of the tile (GRASS on the whole one too), and the plugin on the same."""
     side = size // 2
     crop = str(folder / f"crop_{side}.tif")
     if not Path(crop).exists():
@@ -262,10 +271,14 @@ def peer_cases(folder: Path, of: dict[str, str], size: int) -> list[Case]:
         Case(f"plugin, {method}", algorithm("clusterraster", INPUT=crop, N_CLUSTERS=8, METHOD=method, OUTPUT=folder / f"{method}_crop.tif"))
         for method in ("kmeans", "gmm")
     ]
-    others = [
-        Case(name, command, "plugin, gmm" if "GMM" in name or "Bayes" in name else "plugin, kmeans", is_plugin=False)
-        for name, command in peers.commands(crop, folder).items()
-    ]
+    others = []
+    for name, command in peers.commands(crop, folder).items():
+        least = next((times for start, times in LEAST.items() if name.startswith(start)), None)
+        against = "plugin, gmm" if "GMM" in name or "Bayes" in name else "plugin, kmeans"
+        others.append(Case(name, command, against, least=least, is_plugin=False))
+    if shutil.which("grass"):
+        whole = Case(WHOLE, algorithm("clusterraster", INPUT=of["tile"], N_CLUSTERS=8, OUTPUT=folder / "kmeans_whole.tif"))
+        others += [whole, Case("GRASS, whole tile", peers.grass(of["tile"], folder), WHOLE, least=LEAST["GRASS"], is_plugin=False)]
     return [Case(START, [program(), "help", "s2landcover:classareas"], is_plugin=False), *own, *others]
 
 

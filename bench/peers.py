@@ -31,9 +31,7 @@ def commands(scene: str, folder: Path) -> dict[str, list[str]]:
     """Name -> command, of the peers that can be run here; the first ones are compared with k-means, those named Bayes with the mixture."""
     found = {f"scikit-learn {method}, whole array": [sys.executable, "-m", "bench.peers", method, scene] for method in ("KMeans", "GMM")}
     if shutil.which("grass"):
-        script = folder / "grass.sh"
-        script.write_text(GRASS.format(scene=scene, target=folder / "grass.tif", k=K, n=ITERATIONS))
-        found["GRASS i.cluster + i.maxlik"] = ["grass", "--tmp-location", scene, "--exec", "bash", str(script)]
+        found["GRASS i.cluster + i.maxlik"] = grass(scene, folder)
     bands = []
     for number in range(1, gdal.Open(scene).RasterCount + 1):
         bands.append(str(folder / f"band{number}.tif"))
@@ -56,6 +54,13 @@ def commands(scene: str, folder: Path) -> dict[str, list[str]]:
         target = f"{folder / 'otb.tif'}?&gdal:co:COMPRESS=DEFLATE&gdal:co:TILED=YES&nodata=0"
         found["OTB Bayes classifier"] = ["otbcli_ImageClassifier", "-in", scene, "-model", model, "-out", target, "uint8", "-ram", "2048"]
     return found
+
+
+def grass(scene: str, folder: Path) -> list[str]:
+    """Clustering by GRASS."""
+    script = folder / f"grass_{Path(scene).stem}.sh"
+    script.write_text(GRASS.format(scene=scene, target=folder / "grass.tif", k=K, n=ITERATIONS))
+    return ["grass", "--tmp-location", scene, "--exec", "bash", str(script)]
 
 
 def _otb_model(scene: str, folder: Path) -> str:
