@@ -23,7 +23,7 @@ CHUNK_PX = 1 << 14
 TERM_ROUNDINGS = 12
 """Roundings that a term may have gone through before the product: those of an index, of scaling, of a square."""
 
-ALIKE = 4
+ALIKE = 32
 """Error bounds of clusters that differ by less than this factor are taken for the largest."""
 
 
