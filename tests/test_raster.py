@@ -256,3 +256,18 @@ def test_area_of_interest_in_other_crs():
             Aoi("EPSG:4326", wrong)
     with pytest.raises(EngineError, match="no area"):
         Aoi("EPSG:4326", (1, 1, 1, 2))
+
+
+def test_windows_that_share_no_tile_are_read_once(tmp_path):
+    tiled = write_raster(tmp_path / "t.tif", np.ones((1, 300, 500), np.uint16), options=["TILED=YES", "BLOCKXSIZE=128", "BLOCKYSIZE=128"])
+    info = describe(tiled)
+    reader = RasterReader(info)
+    apart = [Window(0, 0, 128, 128), Window(130, 5, 100, 100), Window(256, 256, 244, 44)]
+    assert reader.reads_once(apart) and StackedReader([reader, reader]).reads_once(apart)
+    assert not reader.reads_once([*apart, Window(240, 100, 10, 10)])
+    # on a grid that begins 100 pixels further the same windows lie across the tiles
+    x0, dx, *others = info.grid.geotransform
+    shifted = RasterReader(info, grid=Grid(info.grid.crs, (x0 + 100 * dx, dx, *others), 400, 300))
+    assert not shifted.reads_once([Window(0, 0, 128, 128), Window(130, 5, 100, 100)]) and shifted.reads_once([Window(28, 0, 128, 128)])
+    half = RasterReader(info, grid=Grid(info.grid.crs, (x0 + 0.5 * dx, dx, *others), 400, 300), resampling="cubic")
+    assert not half.reads_once([Window(0, 0, 10, 10)]), "how much it reads around is not known"

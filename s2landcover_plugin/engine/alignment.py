@@ -293,9 +293,9 @@ class Displaced:
         """As RasterReader.read."""
         return self.reader.read(window)
 
-    def reads_whole_tiles(self, window: Window) -> bool:
+    def reads_once(self, windows: Sequence[Window]) -> bool:
         """As Reader has it."""
-        return self.reader.reads_whole_tiles(window)
+        return self.reader.reads_once(windows)
 
     def stop(self) -> None:
         """As Reader has it."""

@@ -151,6 +151,7 @@ def iter_blocks(
     executor: Executor | None = None,
     in_flight: int | None = None,
     progress: Progress | None = None,
+    writes: bool = False,
 ) -> Generator[Any, None, None]:
     """Results of an op (or the plain blocks) in window order, with a bounded number in flight.
 
@@ -161,6 +162,7 @@ def iter_blocks(
         block_size: side of those default windows; results do not depend on it.
         executor: where blocks are read and computed; by default a thread pool that ends with the iteration.
         in_flight: most blocks submitted and not yet taken; by default what this machine's threads need.
+        writes: whether a raster is written from the results as they come.
 
     Raises:
         Cancelled: the user asked to stop.
@@ -175,7 +177,9 @@ def iter_blocks(
     if op is not None and not op.parallel:
         ahead = 1
     with ExitStack() as stack:
-        once = not (op and op.halo) and all(w.x % TILE_PX == 0 and w.y % TILE_PX == 0 and reader.reads_whole_tiles(w) for w in todo)
+        # tiles that are written by several windows would be pushed out of a small cache before they are complete
+        whole = not writes or all(w.x % TILE_PX == 0 and w.y % TILE_PX == 0 for w in todo)
+        once = not (op and op.halo) and whole and reader.reads_once(todo)
         stack.enter_context(BoundedCache(SMALL_CACHE_BYTES if once else CACHE_BYTES))
         # a second thread of the same product waits more than it computes, and takes the reader's core
         stack.enter_context(one_blas_thread())
@@ -265,6 +269,6 @@ def run_blocks(
     Raises:
         Cancelled, EngineError: as iter_blocks.
     """
-    for block in iter_blocks(reader, op, windows=windows, block_size=block_size, executor=executor, progress=progress):
+    for block in iter_blocks(reader, op, windows=windows, block_size=block_size, executor=executor, progress=progress, writes=True):
         for sink in sinks:
             sink.write(block.window, block.data, block.valid)

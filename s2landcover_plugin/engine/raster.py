@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, product
 from typing import Any, Callable, Protocol, Sequence
 
 import numpy as np
@@ -209,8 +209,8 @@ class Reader(Protocol):
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """data and valid, both (bands, rows, cols), of a window inside the grid."""
 
-    def reads_whole_tiles(self, window: Window) -> bool:
-        """Whether no other window needs a tile of the file that this one needs, if windows do not overlap."""
+    def reads_once(self, windows: Sequence[Window]) -> bool:
+        """Whether no two of the windows need the same tile of a file."""
 
     def stop(self) -> None:
         """Called from another thread when nothing is wanted any more: reads end early, by raising Cancelled."""
@@ -313,17 +313,20 @@ class RasterReader:
         """As Reader has it."""
         self._stopped = True
 
-    def reads_whole_tiles(self, window: Window) -> bool:
+    def reads_once(self, windows: Sequence[Window]) -> bool:
         """As Reader has it."""
         if self._offset is None:
             return False
-        x, y = window.x + self._offset[0], window.y + self._offset[1]
         across, down = self.tile
-        return (
-            not (x % across or y % down)
-            and ((x + window.width) % across == 0 or x + window.width >= self._file_grid.width)
-            and ((y + window.height) % down == 0 or y + window.height >= self._file_grid.height)
-        )
+        seen: set[tuple[int, int]] = set()
+        for window in windows:
+            x, y = window.x + self._offset[0], window.y + self._offset[1]
+            columns, rows = range(x // across, -(-(x + window.width) // across)), range(y // down, -(-(y + window.height) // down))
+            tiles = set(product(columns, rows))
+            if not seen.isdisjoint(tiles):
+                return False
+            seen |= tiles
+        return True
 
     def _own_lattice(self, is_same_crs: bool) -> Lattice | None:
         """How the grid lies between the pixels of the file, if it is not turned and no coarser."""
@@ -497,9 +500,9 @@ class StackedReader:
             start = here.stop
         return data, valid
 
-    def reads_whole_tiles(self, window: Window) -> bool:
+    def reads_once(self, windows: Sequence[Window]) -> bool:
         """As Reader has it."""
-        return all(reader.reads_whole_tiles(window) for reader in self.readers)
+        return all(reader.reads_once(windows) for reader in self.readers)
 
     def stop(self) -> None:
         """As Reader has it."""

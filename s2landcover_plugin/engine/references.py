@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Sequence
 
 import numpy as np
 
@@ -67,9 +68,9 @@ class MaskReader:
         codes = np.where(known, np.where(valid & (data == self.code), CHANGE, NO_CHANGE), UNKNOWN).astype(np.uint8)
         return codes, codes != UNKNOWN
 
-    def reads_whole_tiles(self, window: Window) -> bool:
+    def reads_once(self, windows: Sequence[Window]) -> bool:
         """As Reader has it."""
-        return self.reader.reads_whole_tiles(window)
+        return self.reader.reads_once(windows)
 
     def stop(self) -> None:
         """As Reader has it."""
