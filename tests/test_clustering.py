@@ -232,6 +232,14 @@ def test_sample_follows_the_valid_area_and_the_seed(tmp_path):
     np.testing.assert_array_equal(sample, again)
 
 
+def test_what_is_valid_at_the_rims_of_cells_only_is_found(tmp_path):
+    data = np.zeros((1, 5000, 5000), np.uint16)
+    data[0, 0, 900:1200] = 7
+    source = write_raster(tmp_path / "rim.tif", data, names=["B04"], scale=(0.0001, 0), options=["COMPRESS=DEFLATE", "TILED=YES"])
+    reader, space = feature_reader(describe(source), (), (), "", Progress())
+    assert sampling.draw_sample(reader, space, 5000, 0, Progress()).values.shape == (300, 1)
+
+
 def test_another_seed_draws_another_sample(make_raster):
     reader, space = feature_reader(describe(make_raster(bands=1, rows=300, cols=300)), (), (), "", Progress())
     first, second = (sampling.draw_sample(reader, space, 100, seed, Progress()).values for seed in (1, 2))
