@@ -201,6 +201,11 @@ def collect_blocks(
 ) -> list[Any]:
     """Results of an op on the first windows, and on further ones until there are enough.
 
+    Args:
+        op: never gives None.
+        first: how many windows are looked at in any case.
+        enough: told all results so far, whether no more are wanted.
+
     Raises:
         Cancelled, EngineError: as iter_blocks.
     """

@@ -293,7 +293,7 @@ class RasterReader:
         return data, valid
 
     def read_into(self, window: Window, data: np.ndarray, valid: np.ndarray) -> None:
-        """As read, into arrays (bands, rows, cols) of another one's."""
+        """As read, into arrays that are there: data in the type of the reader, valid bool, both (bands, rows, cols)."""
         if self._lattice is not None:
             return self._read_between(window, self._lattice, data, valid)
         if self._offset is not None:
